@@ -1,0 +1,53 @@
+/** Reading and writing whole files with this library's errors instead of Node's. Node only. */
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { UserError } from "../errors.js";
+
+/**
+ * The bytes of a file.
+ *
+ * @throws {UserError} missing, a folder, or not readable
+ */
+export async function readBytes(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    throw fileError(path, "read", cause);
+  }
+}
+
+/**
+ * Writes a file whole or not at all: to a temporary name beside it, then renamed. Folders on the way are made.
+ *
+ * @throws {UserError} no permission, a full disk, a folder of that name
+ */
+export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  const partial = `${path}.partial-${process.pid}`;
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    await writeFile(partial, bytes);
+    await rename(partial, path);
+  } catch (cause) {
+    await rm(partial, { force: true }).catch(() => undefined); // the first error is the one to report
+    throw fileError(path, "write", cause);
+  }
+}
+
+const HELP: Record<string, string> = {
+  ENOENT: "check the path",
+  ENOTDIR: "a part of the path is a file, not a folder; check the path",
+  EISDIR: "pass a file, not a folder",
+  EACCES: "check the permissions of the file and its folder",
+  EPERM: "check the permissions of the file and its folder",
+  EROFS: "the file system is read-only; choose another place",
+  ENOSPC: "the disk is full; free some space or choose another place",
+};
+
+/** One of Node's file-system errors as a {@link UserError}; anything else is returned as it is. */
+export function fileError(path: string, action: "read" | "write", cause: unknown): unknown {
+  const code = cause instanceof Error ? (cause as NodeJS.ErrnoException).code : undefined;
+  if (code === undefined || !(cause instanceof Error)) return cause;
+  const expected = action === "read" ? "a file that can be read" : "a place that can be written to";
+  const got = code === "ENOENT" && action === "read" ? "no such file" : cause.message;
+  return new UserError(path, `expected ${expected}, got ${got}`, HELP[code] ?? "see the message above", { cause });
+}

@@ -1,0 +1,89 @@
+/** Finding the picture files of a folder, and walking past broken ones. Node only. */
+import { readdir, realpath, stat } from "node:fs/promises";
+import { extname, join } from "node:path";
+import { UserError } from "../errors.js";
+import { fileError } from "./files.js";
+import { PICTURE_EXTENSIONS } from "./imageFile.js";
+
+/**
+ * All picture files in a folder and its subfolders, in the order of their names (code points, so the same everywhere).
+ * Hidden files and folders are left out; symbolic links are followed.
+ *
+ * @throws {UserError} missing, not a folder, or without pictures
+ */
+export async function listPictures(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  await collect(folder, [], found);
+  if (found.length > 0) return found.sort((a, b) => (a < b ? -1 : 1));
+  throw new UserError(
+    folder,
+    `expected a folder with pictures (${PICTURE_EXTENSIONS.join(" ")}), got one without`,
+    "check the path; subfolders are searched too",
+  );
+}
+
+/** `parents` are the real paths of the folders above: a link that leads back to one of them is not followed. */
+async function collect(folder: string, parents: readonly string[], found: string[]): Promise<void> {
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw fileError(folder, "read", cause);
+    const got = code === "ENOENT" ? "no such folder" : "a file";
+    throw new UserError(folder, `expected a folder of pictures, got ${got}`, "pass the path of a folder", { cause });
+  }
+  const here = await realpath(folder);
+  if (parents.includes(here)) return;
+  for (const name of names) {
+    if (name.startsWith(".")) continue;
+    const path = join(folder, name);
+    // A dangling link, or a file that has gone since, is not there.
+    const kind = await stat(path).catch(() => undefined);
+    if (kind?.isDirectory()) await collect(path, [...parents, here], found);
+    else if (kind?.isFile() && PICTURE_EXTENSIONS.includes(extname(name).toLowerCase())) found.push(path);
+  }
+}
+
+/** Remembers which files of a list turned out to be unusable, and tells about each once. */
+export class SkipList {
+  private readonly bad = new Set<number>();
+
+  constructor(
+    private readonly folder: string,
+    private readonly files: readonly string[],
+    private readonly onWarning: (message: string) => void,
+  ) {}
+
+  /** How many files have been skipped so far. */
+  get skipped(): number {
+    return this.bad.size;
+  }
+
+  /**
+   * Tries the files in the given order, from place `start` on and around, until one can be used. The choice depends only
+   * on the order and on the files themselves, so a resumed run makes the same one.
+   *
+   * @param use resolves to a result; a {@link UserError} means that this file cannot be used
+   * @throws {UserError} no file can be used
+   */
+  async firstUsable<T>(order: Uint32Array, start: number, use: (path: string) => Promise<T>): Promise<T> {
+    for (let step = 0; step < order.length; step++) {
+      const file = order[(start + step) % order.length];
+      if (this.bad.has(file)) continue;
+      try {
+        return await use(this.files[file]);
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        // Two samples may meet the same file at once; one warning is enough.
+        if (!this.bad.has(file)) this.onWarning(`skipped ${error.where}: ${error.problem}`);
+        this.bad.add(file);
+      }
+    }
+    throw new UserError(
+      this.folder,
+      `expected at least one usable file, got ${this.files.length} that cannot be used`,
+      "see the warnings above for the reason of each",
+    );
+  }
+}

@@ -1,0 +1,155 @@
+/**
+ * Decoding PNG bytes by pngjs in a worker thread, so that a folder of large PNGs does not stall training. Node only.
+ *
+ * The worker's text is a string because a module file would need a different path in `dist/` (compiled) than under the test
+ * runner (TypeScript, which Node 20 cannot load); it is plain JavaScript that only calls pngjs.
+ */
+import { createRequire } from "node:module";
+import { Worker } from "node:worker_threads";
+import { inflateSync } from "node:zlib";
+import { FormatError } from "../errors.js";
+
+/** Decoded PNG: `samples` is [height, width, 4] RGBA, 0..255, or 0..65535 if it is a Uint16Array. */
+export interface DecodedPng {
+  readonly width: number;
+  readonly height: number;
+  readonly samples: Uint8Array | Uint16Array;
+}
+
+/** What the header of a PNG file says. */
+export interface PngHeader {
+  readonly width: number;
+  readonly height: number;
+  readonly bitDepth: number;
+  readonly interlaced: boolean;
+  readonly channels: number;
+}
+
+const SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+const CHANNELS: Record<number, number> = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
+
+/** Whether these bytes begin as a PNG file does. */
+export function isPng(bytes: Buffer): boolean {
+  return bytes.subarray(0, 8).equals(SIGNATURE);
+}
+
+/**
+ * Reads the header only, so that the size can be judged before anything is unpacked.
+ *
+ * @throws {FormatError} no IHDR chunk, or one with impossible values
+ */
+export function readPngHeader(bytes: Buffer, path: string): PngHeader {
+  const complete = bytes.length >= 33 && bytes.toString("latin1", 12, 16) === "IHDR";
+  const header = complete && {
+    width: bytes.readUInt32BE(16),
+    height: bytes.readUInt32BE(20),
+    bitDepth: bytes[24],
+    channels: CHANNELS[bytes[25]],
+    interlaced: bytes[28] === 1,
+  };
+  if (!header || header.width === 0 || header.height === 0 || header.channels === undefined) {
+    throw new FormatError(
+      path,
+      "expected a PNG header, got a broken or truncated one",
+      "the file is damaged; get it again",
+    );
+  }
+  return header;
+}
+
+const WORKER_TEXT = `
+const { parentPort, workerData } = require("node:worker_threads");
+const { PNG } = require(workerData);
+parentPort.on("message", ({ id, bytes, deep }) => {
+  try {
+    const { width, height, data: samples } = PNG.sync.read(Buffer.from(bytes), { skipRescale: deep });
+    // A copy that can be handed over: a Buffer may be a view of a pool that Node shares.
+    const owned = samples instanceof Uint16Array ? Uint16Array.from(samples) : Uint8Array.from(samples);
+    parentPort.postMessage({ id, width, height, samples: owned }, [owned.buffer]);
+  } catch (error) {
+    parentPort.postMessage({ id, problem: error instanceof Error ? error.message : String(error) });
+  }
+});`;
+
+interface Answer extends DecodedPng {
+  readonly id: number;
+  readonly problem?: string;
+}
+
+interface Pending {
+  readonly resolve: (answer: Answer) => void;
+  readonly reject: (cause: unknown) => void;
+}
+
+let worker: Worker | undefined;
+let lastId = 0;
+const pending = new Map<number, Pending>();
+
+/**
+ * Decodes a PNG of any kind (1 to 16 bits, gray, palette, alpha, interlaced).
+ *
+ * @param deep keep 16-bit samples instead of rounding them to 8 bits
+ * @throws {FormatError} damaged or truncated
+ */
+export async function decodePng(bytes: Buffer, path: string, deep: boolean): Promise<DecodedPng> {
+  const header = readPngHeader(bytes, path);
+  const damaged = (problem: string): FormatError =>
+    new FormatError(
+      path,
+      `expected a PNG picture, got a damaged or truncated one (${problem})`,
+      "get the file again, or leave it out",
+    );
+  if (header.interlaced) refuseInflatedTooLong(bytes, header, damaged);
+  const answer = await ask(bytes, deep && header.bitDepth === 16);
+  if (answer.problem !== undefined) throw damaged(answer.problem);
+  return answer;
+}
+
+function ask(bytes: Buffer, deep: boolean): Promise<Answer> {
+  worker ??= startWorker();
+  worker.ref(); // keeps the program alive while it waits
+  const id = ++lastId;
+  return new Promise((resolve, reject) => {
+    pending.set(id, { resolve, reject });
+    worker!.postMessage({ id, bytes, deep });
+  });
+}
+
+function startWorker(): Worker {
+  const started = new Worker(WORKER_TEXT, {
+    eval: true,
+    workerData: createRequire(import.meta.url).resolve("pngjs"),
+  });
+  started.on("message", (answer: Answer) => {
+    pending.get(answer.id)!.resolve(answer);
+    pending.delete(answer.id);
+    if (pending.size === 0) started.unref(); // an idle worker must not keep the program from ending
+  });
+  started.on("error", (cause) => {
+    worker = undefined;
+    for (const { reject } of pending.values()) reject(cause);
+    pending.clear();
+  });
+  return started;
+}
+
+/**
+ * pngjs bounds what it unpacks for ordinary files, but not for interlaced ones: a small file could fill the memory.
+ * This unpacks with the bound that the header implies, and throws the result away.
+ */
+function refuseInflatedTooLong(bytes: Buffer, header: PngHeader, damaged: (problem: string) => FormatError): void {
+  const packed: Buffer[] = [];
+  for (let at = 8; at + 12 <= bytes.length; at += 12 + bytes.readUInt32BE(at)) {
+    if (bytes.toString("latin1", at + 4, at + 8) === "IDAT") {
+      packed.push(bytes.subarray(at + 8, at + 8 + bytes.readUInt32BE(at)));
+    }
+  }
+  const rowBytes = Math.ceil((header.width * header.channels * header.bitDepth) / 8);
+  // Seven passes, each with a filter byte and a rounded-up last byte per row: never more than twice the rows.
+  const most = (rowBytes + 16) * (2 * header.height + 16);
+  try {
+    inflateSync(Buffer.concat(packed), { maxOutputLength: most });
+  } catch (cause) {
+    throw damaged((cause as Error).message);
+  }
+}
