@@ -54,6 +54,7 @@ export function checkThreshold(threshold: number): void {
  * OpenCV's dilate with a kernel of ones). What lies outside the mask grows nothing into it.
  */
 export function dilateHoles(mask: MaskPicture, pixels: number): MaskPicture {
+  if (pixels === 0) return mask;
   const { width, height } = mask;
   // A square is separable: along rows, then along columns. Each pass walks a line twice, counting since the last hole.
   const grown = Uint8Array.from(mask.values);
