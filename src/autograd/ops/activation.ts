@@ -1,0 +1,24 @@
+import { type Activation, activationBackward, activationForward } from "../../kernels/activation.js";
+import type { Tape } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+
+function activation(tape: Tape, name: Activation, x: Tensor, slope: number): Tensor {
+  const y = tape.alloc(x.shape, name);
+  activationForward(tape.gpu, name, { vec4s: x.vec4s, c: x.shape.c, slope }, { x: x.storage, y: y.storage });
+  if (name !== "sigmoid") y.zeroUnder = x.zeroUnder; // relu and leakyRelu keep 0 at 0
+  return tape.record(name, [x], y, [y], (dy) => {
+    const dx = tape.alloc(x.shape, `${name}.dx`);
+    const buffers = { y: y.storage, dy: dy.storage, dx: dx.storage };
+    activationBackward(tape.gpu, name, { vec4s: x.vec4s, slope }, buffers);
+    return [dx];
+  });
+}
+
+/** max(x, 0); the gradient at 0 is 0. */
+export const relu = (tape: Tape, x: Tensor): Tensor => activation(tape, "relu", x, 0);
+
+/** x where x > 0, else slope x; the gradient at 0 is `slope`, which must be positive. */
+export const leakyRelu = (tape: Tape, x: Tensor, slope = 0.2): Tensor => activation(tape, "leakyRelu", x, slope);
+
+/** 1 / (1 + exp(-x)). */
+export const sigmoid = (tape: Tape, x: Tensor): Tensor => activation(tape, "sigmoid", x, 0);

@@ -1,0 +1,23 @@
+import { maskMultiply as kernel } from "../../kernels/maskMultiply.js";
+import type { Mask, Tensor } from "../tensor.js";
+import type { Tape } from "../tape.js";
+
+/**
+ * x . M: exact zeros in holes, whatever stood there; dx = dy . M. Returns `x` itself when it is known to be so already.
+ * @throws {ShapeError} when the mask does not fit.
+ */
+export function maskMultiply(tape: Tape, x: Tensor, mask: Mask): Tensor {
+  if (x.zeroUnder === mask) return x;
+  mask.check("maskMultiply", x.shape);
+  const { gpu } = tape;
+  const groupOf = gpu.constant(mask.channelsFor("maskMultiply", x.shape.c).flatMap((count, g) => Array<number>(count).fill(g)));
+  const apply = (from: Tensor, name: string) => {
+    const to = tape.alloc(x.shape, name);
+    const buffers = { x: from.storage, mask: mask.storage, groupOf, y: to.storage };
+    kernel(gpu, x.shape, mask.n, mask.groups, buffers);
+    return to;
+  };
+  const y = apply(x, "maskMultiply");
+  y.zeroUnder = mask;
+  return tape.record("maskMultiply", [x], y, [], (dy) => [apply(dy, "maskMultiply.dx")]);
+}

@@ -1,0 +1,23 @@
+import { weightedSum as kernel } from "../../kernels/weightedSum.js";
+import type { Tape } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+
+/** sum of weights[i] * terms[i], all of one shape; each gradient is weights[i] dy. */
+export function weightedSum(tape: Tape, terms: readonly Tensor[], weights: readonly number[]): Tensor {
+  const [first, ...rest] = terms;
+  const scaled = (t: Tensor, weight: number): Tensor => {
+    const y = tape.alloc(t.shape, "scale");
+    kernel(tape.gpu, t.vec4s, { alpha: weight }, { a: t.storage, y: y.storage });
+    return y;
+  };
+  let sum = scaled(first, weights[0]);
+  rest.forEach((term, i) => {
+    const next = tape.alloc(first.shape, "weightedSum");
+    kernel(tape.gpu, first.vec4s, { alpha: 1, beta: weights[i + 1] }, { a: sum.storage, b: term.storage, y: next.storage });
+    tape.release(sum.storage);
+    sum = next;
+  });
+  return tape.record("weightedSum", terms, sum, [], (dy) =>
+    terms.map((t, i) => (t.requiresGrad ? scaled(dy, weights[i]) : null)),
+  );
+}

@@ -1,0 +1,181 @@
+/**
+ * The tape: ops record how to run backward, and the tape frees what they made.
+ *
+ * Ownership is simple: every tensor and mask made through a tape belongs to it and is gone after `dispose`. During
+ * `backward` an op's result is freed as soon as its own backward has run, because every op that read it ran before.
+ */
+import { ShapeError } from "../errors.js";
+import type { Gpu } from "../gpu/gpu.js";
+import type { Storage } from "../gpu/pool.js";
+import { type ActivationShape, vec4s } from "../kernels/shape.js";
+import { weightedSum } from "../kernels/weightedSum.js";
+import { Mask, shapeText, Tensor } from "./tensor.js";
+
+/** Gradients of an op's inputs, in their order, made from the gradient of its output; `null` where none is wanted. */
+export type Backward = (dy: Tensor) => readonly (Tensor | null)[];
+
+interface Node {
+  readonly name: string;
+  readonly inputs: readonly Tensor[];
+  readonly output: Tensor;
+  readonly saved: readonly (Tensor | Storage)[];
+  readonly backward: Backward;
+}
+
+export class Tape {
+  private readonly nodes: Node[] = [];
+  private readonly owned = new Set<Storage>();
+  private readonly savedCount = new Map<Tensor, number>();
+  private readonly kept = new Set<Tensor>();
+  /** Results of ops; every other tensor is a leaf. */
+  private readonly results = new WeakSet<Tensor>();
+
+  /** `grad: false` records nothing: for inference. */
+  constructor(
+    readonly gpu: Gpu,
+    readonly options: { readonly grad: boolean } = { grad: true },
+  ) {}
+
+  /** Allocates storage that lives until it is freed or the tape is disposed. */
+  storage(bytes: number, name: string): Storage {
+    const storage = this.gpu.alloc(bytes, name);
+    this.owned.add(storage);
+    return storage;
+  }
+
+  /** Allocates a tensor of the tape; its contents are undefined. */
+  alloc(shape: ActivationShape, name: string): Tensor {
+    const bytes = shape.n * shape.h * shape.w * vec4s(shape.c) * 16;
+    return new Tensor(this.gpu, shape, this.storage(bytes, name), name);
+  }
+
+  /** Uploads [n,h,w,c] values without padding; freed with the tape. */
+  upload(shape: ActivationShape, values: ArrayLike<number>, name: string): Tensor {
+    const tensor = Tensor.from(this.gpu, shape, values, name);
+    this.owned.add(tensor.storage);
+    return tensor;
+  }
+
+  /**
+   * Uploads a mask: [n,h,w,groups], 1 = valid.
+   * @throws {ShapeError} when the number of values does not fit.
+   */
+  uploadMask(
+    shape: { readonly n: number; readonly h: number; readonly w: number },
+    values: ArrayLike<number>,
+    groupChannels: readonly number[] | null = null,
+  ): Mask {
+    const count = shape.n * shape.h * shape.w * (groupChannels?.length ?? 1);
+    if (values.length !== count) {
+      throw new ShapeError("mask", `expected ${count} values, got ${values.length}`, "pass [n, h, w, groups] values");
+    }
+    const mask = this.allocMask(shape, groupChannels);
+    this.gpu.write(mask.storage, Float32Array.from(values));
+    return mask;
+  }
+
+  /** Allocates a mask of the tape; its contents are undefined. */
+  allocMask(
+    s: { readonly n: number; readonly h: number; readonly w: number },
+    groupChannels: readonly number[] | null,
+  ): Mask {
+    const bytes = s.n * s.h * s.w * (groupChannels?.length ?? 1) * 4;
+    return new Mask(s.n, s.h, s.w, groupChannels, this.storage(bytes, "mask"));
+  }
+
+  /** Frees storage before the end of the tape. */
+  release(storage: Storage): void {
+    if (this.owned.delete(storage)) this.gpu.free(storage);
+  }
+
+  /**
+   * Records one op. `saved` is everything that `backward` will read besides dy: tensors it must find intact, and storage
+   * of its own that is freed after it ran.
+   */
+  record(
+    name: string,
+    inputs: readonly Tensor[],
+    output: Tensor,
+    saved: readonly (Tensor | Storage)[],
+    backward: Backward,
+  ): Tensor {
+    output.requiresGrad = this.options.grad && inputs.some((t) => t.requiresGrad);
+    if (output.requiresGrad) {
+      this.nodes.push({ name, inputs, output, saved, backward });
+      this.results.add(output);
+      for (const s of saved) if (s instanceof Tensor) this.savedCount.set(s, (this.savedCount.get(s) ?? 0) + 1);
+    } else {
+      for (const s of saved) if (!(s instanceof Tensor)) this.release(s);
+    }
+    return output;
+  }
+
+  /** Says that no further op will read `t`: it is freed now unless some backward needs it. */
+  consume(t: Tensor): void {
+    if (!this.kept.has(t) && !this.savedCount.get(t)) this.release(t.storage);
+  }
+
+  /** Keeps an op's result readable until the tape is disposed. */
+  keep(t: Tensor): Tensor {
+    this.kept.add(t);
+    return t;
+  }
+
+  /**
+   * Runs backward from a scalar, or from any tensor whose gradient `dy` is given. Gradients of leaves are added to `leaf.grad`,
+   * which the caller owns; everything else that the tape made is freed on the way, but for kept tensors.
+   */
+  backward(from: Tensor, dy?: Tensor): void {
+    const { n, h, w, c } = from.shape;
+    if (!dy && n * h * w * c !== 1) {
+      throw new ShapeError("Tape.backward", `expected a scalar, got ${shapeText(from.shape)}`, "pass the gradient of the output");
+    }
+    const gradients = new Map<Tensor, Tensor>();
+    const seed = this.alloc(from.shape, "seed");
+    const source = dy?.storage ?? this.gpu.constant([1]);
+    weightedSum(this.gpu, seed.vec4s, { alpha: 1 }, { a: source, y: seed.storage });
+    gradients.set(from, seed);
+
+    for (let node = this.nodes.pop(); node; node = this.nodes.pop()) {
+      const g = gradients.get(node.output);
+      if (g) {
+        gradients.delete(node.output);
+        const results = node.backward(g);
+        node.inputs.forEach((input, i) => this.add(gradients, input, results[i]));
+        this.release(g.storage);
+      }
+      for (const s of node.saved) if (!(s instanceof Tensor)) this.release(s);
+      if (!this.kept.has(node.output)) this.release(node.output.storage);
+    }
+  }
+
+  /** Adds a gradient to an input's: to `grad` of a leaf, to the pending one of an op's result. Takes over `g`. */
+  private add(gradients: Map<Tensor, Tensor>, input: Tensor, g: Tensor | null | undefined): void {
+    if (!g) return;
+    if (!input.requiresGrad) {
+      this.release(g.storage);
+      return;
+    }
+    const leaf = !this.results.has(input);
+    const before = leaf ? input.grad : gradients.get(input);
+    let sum = g;
+    if (before) {
+      sum = this.alloc(input.shape, `${input.name}.grad`);
+      weightedSum(this.gpu, sum.vec4s, { alpha: 1, beta: 1 }, { a: before.storage, b: g.storage, y: sum.storage });
+      this.release(g.storage);
+      if (leaf) before.free();
+      else this.release(before.storage);
+    }
+    if (leaf) {
+      this.owned.delete(sum.storage); // the leaf's owner frees it
+      input.grad = sum;
+    } else gradients.set(input, sum);
+  }
+
+  /** Frees everything that the tape still owns. */
+  dispose(): void {
+    for (const storage of this.owned) this.gpu.free(storage);
+    this.owned.clear();
+    this.nodes.length = 0;
+  }
+}

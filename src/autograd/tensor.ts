@@ -1,0 +1,128 @@
+/** A tensor on the device, and a mask on the device. */
+import { ShapeError } from "../errors.js";
+import type { Gpu } from "../gpu/gpu.js";
+import type { Storage } from "../gpu/pool.js";
+import { type ActivationShape, vec4s } from "../kernels/shape.js";
+import { padChannels, unpadChannels } from "./layout.js";
+
+/**
+ * Numbers on the device: [n, h, w, c] float32, channels padded to four with zeros. Scalars are [1,1,1,1], weights
+ * [kh, kw, ci padded, co]. Who made it frees it: a tape frees what its ops made, modules own their parameters.
+ */
+export class Tensor {
+  /** Gradients flow to it. Set by the tape for op results, by modules for parameters. */
+  requiresGrad = false;
+  /** Gradient of a leaf after `Tape.backward`; added to, until the optimizer clears it. */
+  grad: Tensor | null = null;
+  /** The mask under whose holes this tensor is known to hold exact zeros. */
+  zeroUnder: Mask | null = null;
+
+  constructor(
+    readonly gpu: Gpu,
+    readonly shape: ActivationShape,
+    readonly storage: Storage,
+    readonly name: string,
+  ) {}
+
+  /** Allocates a tensor; its contents are undefined. */
+  static alloc(gpu: Gpu, shape: ActivationShape, name: string): Tensor {
+    return new Tensor(gpu, shape, gpu.alloc(shape.n * shape.h * shape.w * vec4s(shape.c) * 16, name), name);
+  }
+
+  /**
+   * Uploads [n,h,w,c] values without channel padding.
+   * @throws {ShapeError} when their number does not fit the shape.
+   */
+  static from(gpu: Gpu, shape: ActivationShape, values: ArrayLike<number>, name: string): Tensor {
+    const { n, h, w, c } = shape;
+    if (values.length !== n * h * w * c) {
+      throw new ShapeError(name, `expected ${n}x${h}x${w}x${c} = ${n * h * w * c} values, got ${values.length}`, "pass NHWC values");
+    }
+    const tensor = Tensor.alloc(gpu, shape, name);
+    gpu.write(tensor.storage, padChannels(values, c));
+    return tensor;
+  }
+
+  /** Size in vec4s, channel padding included. */
+  get vec4s(): number {
+    const { n, h, w, c } = this.shape;
+    return n * h * w * vec4s(c);
+  }
+
+  /** Reads [n,h,w,c] values back, without channel padding. */
+  async values(): Promise<Float32Array> {
+    const [all] = await this.gpu.read(this.storage);
+    return unpadChannels(all, this.shape.c);
+  }
+
+  /** The value of a scalar tensor. */
+  async item(): Promise<number> {
+    return (await this.values())[0];
+  }
+
+  free(): void {
+    this.gpu.free(this.storage);
+  }
+}
+
+/** `n x h x w x c` for messages. */
+export const shapeText = ({ n, h, w, c }: ActivationShape): string => `${n}x${h}x${w}x${c}`;
+
+/** What one layer's mask update yields; see the kernel `maskUpdate`. */
+export interface MaskRatio {
+  readonly scale: Storage;
+  readonly biasScale: Storage;
+  readonly n: number;
+  readonly mask: Mask;
+}
+
+/**
+ * A mask on the device, [n, h, w, groups] float32 without padding, **1 = valid, 0 = hole**; n is the batch or 1 (shared).
+ * Channels that share a mask form a group: one group for an image, two after a concatenation, one per channel in general.
+ * Masks carry no gradient.
+ */
+export class Mask {
+  /** Layer ratios by geometry: every layer's mask and ratio are computed once, however often they are asked for. */
+  readonly ratios = new Map<string, MaskRatio>();
+
+  constructor(
+    readonly n: number,
+    readonly h: number,
+    readonly w: number,
+    /** Channels in each group, in order; a single group fits any number of channels and may be `null`. */
+    readonly groupChannels: readonly number[] | null,
+    readonly storage: Storage,
+  ) {}
+
+  get groups(): number {
+    return this.groupChannels?.length ?? 1;
+  }
+
+  /**
+   * Channels of each group for a tensor of `c` channels.
+   * @throws {ShapeError} when the groups do not add up to `c`.
+   */
+  channelsFor(where: string, c: number): readonly number[] {
+    if (this.groupChannels === null) return [c];
+    const sum = this.groupChannels.reduce((a, b) => a + b, 0);
+    if (sum !== c) {
+      throw new ShapeError(
+        where,
+        `expected a mask for ${c} channels, got groups of ${this.groupChannels.join("+")}`,
+        "pass a mask with one group, or groups whose channels add up to the tensor's",
+      );
+    }
+    return this.groupChannels;
+  }
+
+  /** @throws {ShapeError} unless this mask fits a tensor of that shape. */
+  check(where: string, s: ActivationShape): void {
+    if (this.h !== s.h || this.w !== s.w || (this.n !== s.n && this.n !== 1)) {
+      throw new ShapeError(
+        where,
+        `expected a mask of ${s.n}x${s.h}x${s.w} (or batch 1), got ${this.n}x${this.h}x${this.w}`,
+        "pass a mask of the image's height and width",
+      );
+    }
+  }
+}

@@ -1,0 +1,36 @@
+/** Opening a device on an adapter that somebody found: the part that Node and browsers share. */
+import { GpuError } from "../errors.js";
+import { type AdapterSummary, Gpu } from "./gpu.js";
+
+const OPTIONAL_FEATURES: readonly GPUFeatureName[] = ["shader-f16", "subgroups", "timestamp-query"];
+
+/** Names an adapter, and tells software adapters from real ones. */
+export function summarize(adapter: GPUAdapter): AdapterSummary {
+  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
+  const text = `${vendor} ${architecture} ${device} ${description}`.toLowerCase();
+  const software = isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|software|basic render/.test(text);
+  const name = `${device || description || architecture || "unnamed adapter"} (${vendor || "unknown vendor"}${software ? ", software" : ""})`;
+  return { name, vendor, description, software };
+}
+
+/** Asks for a device with everything this library can use, at the adapter's own limits. */
+export async function openDevice(adapter: GPUAdapter): Promise<Gpu> {
+  const summary = summarize(adapter);
+  // The null backend compiles kernels and runs nothing: every result would be zeros.
+  if (/null backend/i.test(`${summary.vendor} ${adapter.info.device} ${summary.description}`)) {
+    throw new GpuError("openGpu", "expected an adapter that computes, got Dawn's null backend", "remove backend=null");
+  }
+  const limit = (name: keyof GPUSupportedLimits) => adapter.limits[name] as number;
+  const device = await adapter.requestDevice({
+    label: "pconv-webgpu",
+    requiredFeatures: OPTIONAL_FEATURES.filter((f) => adapter.features.has(f)),
+    requiredLimits: {
+      maxStorageBufferBindingSize: limit("maxStorageBufferBindingSize"),
+      maxBufferSize: limit("maxBufferSize"),
+      maxComputeWorkgroupStorageSize: limit("maxComputeWorkgroupStorageSize"),
+      maxComputeInvocationsPerWorkgroup: limit("maxComputeInvocationsPerWorkgroup"),
+      maxComputeWorkgroupSizeX: limit("maxComputeWorkgroupSizeX"),
+    },
+  });
+  return new Gpu(device, summary);
+}

@@ -1,0 +1,250 @@
+/**
+ * One device and everything that lives on it: buffers, pipelines, and the commands recorded but not yet submitted.
+ *
+ * Launchers call {@link Gpu.dispatch}; nothing runs until {@link Gpu.flush} (or a read or write that needs it). Dispatches
+ * since the last flush share one command encoder, one compute pass and one submit: on software adapters a submit costs as
+ * much as two dispatches, on real ones more.
+ */
+import { GpuError } from "../errors.js";
+import { type Kernel, packParams, PipelineCache } from "./kernel.js";
+import { BufferPool, type MemoryUse, type Storage } from "./pool.js";
+
+/** Number of workgroups in x, y and z. */
+export type Grid = readonly [x: number, y?: number, z?: number];
+
+/** Uniform slots per submit; when they are used up the recorder submits by itself. */
+const UNIFORM_SLOTS = 4096;
+const UNIFORM_STRIDE = 256; // the largest minUniformBufferOffsetAlignment that WebGPU allows
+const MAX_BIND_GROUPS = 16384;
+
+/** What `openGpu` found. */
+export interface AdapterSummary {
+  /** For logs, such as `llvmpipe-llvm-15-0-6-256-bits- (mesa, software)`. */
+  readonly name: string;
+  readonly vendor: string;
+  readonly description: string;
+  /** A CPU pretending to be a GPU (lavapipe, SwiftShader, WARP). */
+  readonly software: boolean;
+}
+
+export class Gpu {
+  readonly limits: GPUSupportedLimits;
+  private readonly pool: BufferPool;
+  private readonly pipelines: PipelineCache;
+  private readonly bindGroups = new Map<string, GPUBindGroup>();
+  private readonly constants = new Map<string, Storage>();
+  private readonly uniforms: GPUBuffer;
+  private readonly uniformBytes = new DataView(new ArrayBuffer(UNIFORM_SLOTS * UNIFORM_STRIDE));
+  private uniformSlots = 0;
+  private encoder: GPUCommandEncoder | null = null;
+  private pass: GPUComputePassEncoder | null = null;
+  private failure: GpuError | null = null;
+  private closed = false;
+  private readonly staging = new Map<number, GPUBuffer[]>();
+
+  constructor(
+    readonly device: GPUDevice,
+    readonly adapter: AdapterSummary,
+  ) {
+    this.limits = device.limits;
+    this.pool = new BufferPool(device);
+    this.pipelines = new PipelineCache(device);
+    this.uniforms = device.createBuffer({
+      label: "uniforms",
+      size: this.uniformBytes.byteLength,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    // Dawn only prints uncaptured errors and the process would exit with 0: keep the first one and fail the next call.
+    device.onuncapturederror = (event) => {
+      const memory = event.error.constructor.name === "GPUOutOfMemoryError";
+      this.fail(
+        new GpuError(
+          memory ? "GPU memory" : "GPU",
+          event.error.message.trim().split("\n").slice(0, 6).join(" "),
+          memory
+            ? "use a smaller image size, batch size or width"
+            : "this is a fault in a kernel or its caller; run with PCONV_WGSL=1 to print the WGSL sources",
+        ),
+      );
+    };
+    void device.lost.then((info) => {
+      if (this.closed) return;
+      this.fail(
+        new GpuError(
+          "GPU",
+          `the device was lost (${info.reason ?? "unknown"}): ${info.message}`,
+          "open the GPU again; if it happens repeatedly, use a smaller image size or batch size, or update the driver",
+        ),
+      );
+    });
+  }
+
+  private fail(error: GpuError): void {
+    this.failure ??= error;
+  }
+
+  /** @throws the first error that the device reported since it was opened. */
+  check(): void {
+    if (this.failure) throw this.failure;
+    if (this.closed) throw new GpuError("GPU", "it was closed", "open it again with openGpu()");
+  }
+
+  /** Hands out storage; its contents are undefined. `what` names it in errors. */
+  alloc(bytes: number, what: string): Storage {
+    this.check();
+    return this.pool.alloc(bytes, what);
+  }
+
+  /** Gives storage back for reuse; recorded commands that use it stay correct because commands run in order. */
+  free(storage: Storage): void {
+    this.pool.free(storage);
+  }
+
+  /** A small read-only buffer of these numbers, made once per content and kept until the device is closed. */
+  constant(values: readonly number[]): Storage {
+    const key = values.join();
+    let storage = this.constants.get(key);
+    if (!storage) {
+      storage = this.alloc(Math.ceil(values.length / 4) * 16, "constant");
+      const padded = new Float32Array(storage.bytes / 4);
+      padded.set(values);
+      this.write(storage, padded);
+      this.constants.set(key, storage);
+    }
+    return storage;
+  }
+
+  memory(): MemoryUse {
+    return this.pool.memory();
+  }
+
+  /** Records one dispatch; `buffers` follow the kernel's `bindings`. */
+  dispatch<Params extends string, Spec>(
+    kernel: Kernel<Params, Spec>,
+    spec: Spec,
+    params: Readonly<Record<Params, number>>,
+    buffers: readonly Storage[],
+    grid: Grid,
+  ): void {
+    this.check();
+    if (buffers.length !== kernel.bindings.length) {
+      throw new Error(`${kernel.name}: expected ${kernel.bindings.length} buffers, got ${buffers.length}`);
+    }
+    const [x, y = 1, z = 1] = grid;
+    if (x * y * z === 0) return;
+    if (this.uniformSlots === UNIFORM_SLOTS) this.flush();
+    const offset = this.uniformSlots++ * UNIFORM_STRIDE;
+    packParams(kernel as Kernel<Params, never>, params, this.uniformBytes, offset);
+
+    const { id, pipeline, layout } = this.pipelines.get(kernel, spec);
+    let key = `${id}`;
+    for (const b of buffers) key += `,${b.id}`;
+    let group = this.bindGroups.get(key);
+    if (!group) {
+      if (this.bindGroups.size >= MAX_BIND_GROUPS) this.bindGroups.clear();
+      group = this.device.createBindGroup({
+        label: kernel.name,
+        layout,
+        entries: [
+          { binding: 0, resource: { buffer: this.uniforms, size: UNIFORM_STRIDE } },
+          ...buffers.map(({ buffer }, i) => ({ binding: i + 1, resource: { buffer } })),
+        ],
+      });
+      this.bindGroups.set(key, group);
+    }
+    this.encoder ??= this.device.createCommandEncoder();
+    this.pass ??= this.encoder.beginComputePass();
+    this.pass.setPipeline(pipeline);
+    this.pass.setBindGroup(0, group, [offset]);
+    this.pass.dispatchWorkgroups(x, y, z);
+  }
+
+  /** Submits what was recorded; does not wait. */
+  flush(): void {
+    if (!this.encoder) return;
+    this.pass?.end();
+    const commands = this.encoder.finish();
+    this.encoder = null;
+    this.pass = null;
+    this.device.queue.writeBuffer(this.uniforms, 0, this.uniformBytes.buffer as ArrayBuffer, 0, this.uniformSlots * UNIFORM_STRIDE);
+    this.uniformSlots = 0;
+    this.device.queue.submit([commands]);
+  }
+
+  /** Copies `values` into `storage`, after everything recorded so far. */
+  write(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
+    this.check();
+    this.flush(); // a queue write overtakes commands that are recorded but not submitted
+    // Dawn on Node crashes on memory shared between threads: such views are copied first.
+    const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
+    const own = shared ? values.slice() : values;
+    this.device.queue.writeBuffer(storage.buffer, byteOffset, own.buffer as ArrayBuffer, own.byteOffset, own.byteLength);
+  }
+
+  /** Records a copy of the first `bytes` bytes of `from` into `to`. */
+  copy(from: Storage, to: Storage, bytes: number): void {
+    this.check();
+    this.encoder ??= this.device.createCommandEncoder();
+    this.pass?.end();
+    this.pass = null;
+    this.encoder.copyBufferToBuffer(from.buffer, 0, to.buffer, 0, Math.ceil(bytes / 4) * 4);
+  }
+
+  /** Reads several buffers back in one submit and one wait. */
+  async read(...storages: Storage[]): Promise<Float32Array[]> {
+    this.check();
+    const offsets: number[] = [];
+    let total = 0;
+    for (const s of storages) {
+      offsets.push(total);
+      total += Math.ceil(s.bytes / 4) * 4;
+    }
+    const size = 2 ** Math.ceil(Math.log2(Math.max(total, 1024)));
+    const target =
+      this.staging.get(size)?.pop() ??
+      this.device.createBuffer({ label: "readback", size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    this.encoder ??= this.device.createCommandEncoder();
+    this.pass?.end();
+    this.pass = null;
+    storages.forEach((s, i) => {
+      this.encoder!.copyBufferToBuffer(s.buffer, 0, target, offsets[i], Math.ceil(s.bytes / 4) * 4);
+    });
+    this.flush();
+    try {
+      await target.mapAsync(GPUMapMode.READ, 0, total);
+    } catch (cause) {
+      this.check(); // a lost device or a failed submit says more than the map error
+      throw new GpuError("GPU", `reading results back failed: ${String(cause)}`, "open the GPU again", { cause });
+    }
+    const all = target.getMappedRange(0, total).slice(0);
+    target.unmap();
+    const list = this.staging.get(size);
+    if (list) list.push(target);
+    else this.staging.set(size, [target]);
+    this.check();
+    return storages.map((s, i) => new Float32Array(all, offsets[i], s.bytes / 4));
+  }
+
+  /** Waits until everything submitted has run, and reports what went wrong on the way. */
+  async sync(): Promise<void> {
+    this.flush();
+    await this.device.queue.onSubmittedWorkDone();
+    this.check();
+  }
+
+  /** Destroys idle buffers. */
+  trim(): void {
+    this.flush();
+    this.bindGroups.clear();
+    this.pool.trim();
+  }
+
+  /** Ends the device; every tensor on it becomes invalid. */
+  close(): void {
+    if (this.closed) return;
+    this.flush();
+    this.closed = true;
+    this.device.destroy();
+  }
+}
+

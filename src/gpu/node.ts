@@ -1,0 +1,41 @@
+/** Opening a GPU on Node, through Dawn (the `webgpu` package). */
+import { create, globals } from "webgpu";
+import { GpuError } from "../errors.js";
+import { openDevice, summarize } from "./adapter.js";
+import type { Gpu } from "./gpu.js";
+import { adapterHelp, enableCachedSwiftShader } from "./softwareAdapter.js";
+
+// GPUBufferUsage and the like are globals in browsers; kernels use them under these names.
+Object.assign(globalThis, globals);
+// Mesa's device-select layer warns about a missing display on machines without one.
+process.env["NODEVICE_SELECT"] ??= "1";
+
+/** Dawn frees its instance with the object that `create` returned, even under live devices: it must never be collected. */
+const instances: GPU[] = [];
+
+export interface OpenOptions {
+  /** Dawn flags such as `backend=vulkan` or `adapter=NVIDIA`; none by default. */
+  readonly dawnFlags?: readonly string[];
+}
+
+async function findAdapter(flags: readonly string[]): Promise<GPUAdapter | null> {
+  const instance = create([...flags]);
+  instances.push(instance);
+  const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter || !summarize(adapter).software) return adapter;
+  // Some systems list a software adapter first although a real one is there: ask for the other power class too.
+  const other = await instance.requestAdapter({ powerPreference: "low-power" });
+  return other && !summarize(other).software ? other : adapter;
+}
+
+/**
+ * Opens a GPU: a real one if there is any, else a software adapter.
+ * @throws {GpuError} when there is none; the message says what to install.
+ */
+export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
+  const flags = options.dawnFlags ?? [];
+  let adapter = await findAdapter(flags);
+  if (!adapter && enableCachedSwiftShader()) adapter = await findAdapter(flags);
+  if (!adapter) throw new GpuError("openGpu", "expected a WebGPU adapter, got none", adapterHelp());
+  return openDevice(adapter);
+}

@@ -1,0 +1,97 @@
+/**
+ * Storage buffers, reused by size class.
+ *
+ * A fresh 16 MB buffer costs tens of milliseconds on a software adapter, more than the kernels that use it, so freed
+ * buffers are kept. Commands of one queue run in order: a buffer may be handed out again while the commands that last
+ * used it have only been recorded.
+ */
+import { GpuError } from "../errors.js";
+
+/** A storage buffer on the device. `bytes` is what was asked for; the buffer behind it may be larger. */
+export interface Storage {
+  readonly id: number;
+  readonly buffer: GPUBuffer;
+  readonly bytes: number;
+}
+
+export interface MemoryUse {
+  /** Bytes in buffers that are handed out now. */
+  readonly inUse: number;
+  /** Bytes of all buffers that exist, the idle ones included. */
+  readonly allocated: number;
+  /** Largest `inUse` so far. */
+  readonly peak: number;
+}
+
+/** Rounds up to a power of two or its 5/4, 3/2, 7/4: at most a quarter is wasted, and few classes exist. */
+export function sizeClass(bytes: number): number {
+  const floor = 256;
+  if (bytes <= floor) return floor;
+  const step = 2 ** (Math.floor(Math.log2(bytes - 1)) - 2);
+  return Math.max(floor, Math.ceil(bytes / step) * step);
+}
+
+export class BufferPool {
+  private readonly idle = new Map<number, Storage["buffer"][]>();
+  private readonly ids = new WeakMap<GPUBuffer, number>();
+  private nextId = 0;
+  private inUse = 0;
+  private allocated = 0;
+  private peak = 0;
+
+  constructor(private readonly device: GPUDevice) {}
+
+  /**
+   * Hands out a buffer of at least `bytes` bytes; its contents are whatever was there before.
+   * @throws {GpuError} when the adapter cannot bind a buffer of that size.
+   */
+  alloc(bytes: number, what: string): Storage {
+    const { maxStorageBufferBindingSize, maxBufferSize } = this.device.limits;
+    const limit = Math.min(maxStorageBufferBindingSize, maxBufferSize);
+    if (bytes > limit) {
+      const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
+      throw new GpuError(
+        what,
+        `expected a tensor of at most ${mib(limit)} (this adapter's limit), got ${mib(bytes)}`,
+        "use a smaller image size, batch size or width, or an adapter with larger buffers",
+      );
+    }
+    const size = Math.min(sizeClass(bytes), limit - (limit % 4));
+    let buffer = this.idle.get(size)?.pop();
+    if (!buffer) {
+      buffer = this.device.createBuffer({
+        label: `pool ${size}`,
+        size,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      });
+      this.ids.set(buffer, this.nextId++);
+      this.allocated += size;
+    }
+    this.inUse += size;
+    this.peak = Math.max(this.peak, this.inUse);
+    return { id: this.ids.get(buffer)!, buffer, bytes };
+  }
+
+  /** Takes a buffer back. Giving the same one back twice is a fault in the caller and is refused. */
+  free(storage: Storage): void {
+    const { size } = storage.buffer;
+    const list = this.idle.get(size);
+    if (list?.includes(storage.buffer)) throw new Error(`buffer ${storage.id} was freed twice`);
+    if (list) list.push(storage.buffer);
+    else this.idle.set(size, [storage.buffer]);
+    this.inUse -= size;
+  }
+
+  /** Destroys the idle buffers; bind groups that name them must be forgotten by the caller. */
+  trim(): void {
+    for (const [size, list] of this.idle) {
+      for (const buffer of list) buffer.destroy();
+      this.allocated -= size * list.length;
+    }
+    this.idle.clear();
+  }
+
+  memory(): MemoryUse {
+    return { inUse: this.inUse, allocated: this.allocated, peak: this.peak };
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * One Adam step on one parameter.
+ *
+ *   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+ *   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+ *
+ * Source: Kingma & Ba 2015, in the form of torch.optim.Adam (eps outside the bias-corrected root).
+ * Layout: p, g, m, v as vec4s; padding lanes have g = 0 and stay 0. t counts from 1; the two corrections come from the host in
+ * float64, since 1 - b2^t loses half its digits in float32.
+ */
+import { defineKernel } from "../gpu/kernel.js";
+import type { Gpu } from "../gpu/gpu.js";
+import { linearGrid, linearMain } from "../gpu/linear.js";
+import type { Storage } from "../gpu/pool.js";
+
+export interface AdamStep {
+  readonly lr: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  /** Number of this step, counted from 1. */
+  readonly t: number;
+}
+
+export const adamKernel = defineKernel({
+  name: "adam",
+  params: { vec4s: "u32", beta1: "f32", rest1: "f32", beta2: "f32", rest2: "f32", stepSize: "f32", rootScale: "f32", eps: "f32" },
+  bindings: ["read", "read_write", "read_write", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> gradient: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> parameter: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> first: array<vec4f>;     // m
+@group(0) @binding(4) var<storage, read_write> second: array<vec4f>;    // v
+${linearMain(
+  "p.vec4s",
+  `  let g = gradient[id];
+  let m = p.beta1 * first[id] + p.rest1 * g;
+  let v = p.beta2 * second[id] + p.rest2 * g * g;
+  first[id] = m;
+  second[id] = v;
+  parameter[id] -= p.stepSize * m / (sqrt(v) * p.rootScale + p.eps);`,
+)}
+`,
+});
+
+export interface AdamBuffers {
+  readonly parameter: Storage;
+  readonly gradient: Storage;
+  readonly m: Storage;
+  readonly v: Storage;
+}
+
+/** Records one step on `vec4s` vec4s. */
+export function adam(gpu: Gpu, vec4s: number, o: AdamStep, b: AdamBuffers): void {
+  const params = {
+    vec4s,
+    beta1: o.beta1,
+    rest1: 1 - o.beta1,
+    beta2: o.beta2,
+    rest2: 1 - o.beta2,
+    stepSize: o.lr / (1 - o.beta1 ** o.t),
+    rootScale: 1 / Math.sqrt(1 - o.beta2 ** o.t),
+    eps: o.eps,
+  };
+  gpu.dispatch(adamKernel, undefined, params, [b.gradient, b.parameter, b.m, b.v], linearGrid(vec4s));
+}
+
+/** The same in float64, in place. */
+export function adamRef(o: AdamStep, p: Float64Array, g: ArrayLike<number>, m: Float64Array, v: Float64Array): void {
+  for (let i = 0; i < p.length; i++) {
+    m[i] = o.beta1 * m[i] + (1 - o.beta1) * g[i];
+    v[i] = o.beta2 * v[i] + (1 - o.beta2) * g[i] * g[i];
+    p[i] -= ((o.lr / (1 - o.beta1 ** o.t)) * m[i]) / (Math.sqrt(v[i]) / Math.sqrt(1 - o.beta2 ** o.t) + o.eps);
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * Batch statistics of an activation, and the running statistics made from them.
+ *
+ *   mean[c] = sum(w x) / count,  var[c] = sum(w (x - mean)^2) / count,  count = sum(w)  over n, h, w
+ *   running = (1 - momentum) running + momentum * (mean | var * count / (count - 1))
+ *
+ * w is 1 everywhere (PyTorch's batch norm, holes count as zeros), or 1 in valid pixels only. Two passes inside each chunk
+ * and Chan, Golub & LeVeque's pairwise update between chunks keep float32 exact enough for large images.
+ *
+ * Source: Ioffe & Szegedy 2015, algorithm 1; torch.nn.BatchNorm2d for the unbiased running variance; Chan et al. 1979.
+ * Layout: x [N,H,W,C] padded to 4; mask [Nm,H,W] -> stats [3,C]: mean, 1/sqrt(var + eps), count (the same in all lanes).
+ * With count 0 (all hole) mean and var are 0 and the running statistics stay as they were.
+ */
+import { defineKernel } from "../gpu/kernel.js";
+import type { Gpu } from "../gpu/gpu.js";
+import { linearGrid, linearMain } from "../gpu/linear.js";
+import type { Storage } from "../gpu/pool.js";
+import { type ActivationShape, vec4s } from "./shape.js";
+import { pixelChunks } from "./channelSum.js";
+
+export const batchNormChunksKernel = defineKernel({
+  name: "batchNormChunks",
+  params: { pixels: "u32", maskPixels: "u32", c4: "u32", chunks: "u32", chunkPixels: "u32" },
+  bindings: ["read", "read", "read_write"],
+  wgsl: ({ validOnly }: { readonly validOnly: boolean }) => {
+    const counted = validOnly ? "if (mask[i % p.maskPixels] == 0.0) { continue; }" : "";
+    return /* wgsl */ `
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;                // [N,H,W,C]
+@group(0) @binding(2) var<storage, read> mask: array<f32>;               // [Nm,H,W]
+@group(0) @binding(3) var<storage, read_write> partials: array<vec4f>;   // [3,chunks,C]: mean, sum of squares, count
+${linearMain(
+  "p.chunks * p.c4",
+  `  let c = id % p.c4;
+  let chunk = id / p.c4;
+  let end = min((chunk + 1u) * p.chunkPixels, p.pixels);
+  var sum = vec4f();
+  var count = 0.0;
+  for (var i = chunk * p.chunkPixels; i < end; i++) {
+    ${counted}
+    sum += x[i * p.c4 + c];
+    count += 1.0;
+  }
+  let mean = sum / max(count, 1.0);
+  var squares = vec4f();
+  for (var i = chunk * p.chunkPixels; i < end; i++) {
+    ${counted}
+    let d = x[i * p.c4 + c] - mean;
+    squares += d * d;
+  }
+  let all = p.chunks * p.c4;
+  partials[id] = mean;
+  partials[all + id] = squares;
+  partials[2u * all + id] = vec4f(count);`,
+)}
+`;
+  },
+});
+
+export const batchNormStatsKernel = defineKernel({
+  name: "batchNormStats",
+  params: { c4: "u32", chunks: "u32", eps: "f32", momentum: "f32" },
+  bindings: ["read", "read_write", "read_write", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> partials: array<vec4f>;              // [3,chunks,C]
+@group(0) @binding(2) var<storage, read_write> stats: array<vec4f>;           // [3,C]
+@group(0) @binding(3) var<storage, read_write> running_mean: array<vec4f>;    // [C]
+@group(0) @binding(4) var<storage, read_write> running_var: array<vec4f>;     // [C]
+${linearMain(
+  "p.c4",
+  `  let all = p.chunks * p.c4;
+  var mean = vec4f();
+  var squares = vec4f();
+  var count = 0.0;
+  for (var chunk = 0u; chunk < p.chunks; chunk++) {
+    let at = chunk * p.c4 + id;
+    let n = partials[2u * all + at].x;
+    if (n == 0.0) { continue; }
+    let delta = partials[at] - mean;
+    let both = count + n;
+    mean += delta * (n / both);
+    squares += partials[all + at] + delta * delta * (count * n / both);
+    count = both;
+  }
+  let variance = squares / max(count, 1.0);
+  stats[id] = mean;
+  stats[p.c4 + id] = 1.0 / sqrt(variance + p.eps);
+  stats[2u * p.c4 + id] = vec4f(count);
+  if (count > 0.0) {
+    let unbiased = squares / max(count - 1.0, 1.0);
+    running_mean[id] += p.momentum * (mean - running_mean[id]);
+    running_var[id] += p.momentum * (unbiased - running_var[id]);
+  }`,
+)}
+`,
+});
+
+export interface BatchNormStatsBuffers {
+  readonly x: Storage;
+  /** Given: statistics over valid pixels only. */
+  readonly mask?: Storage | undefined;
+  readonly stats: Storage;
+  readonly runningMean: Storage;
+  readonly runningVar: Storage;
+}
+
+/** Records the statistics of one batch and the update of the running ones; `maskN` is the mask's batch. */
+export function batchNormStats(
+  gpu: Gpu,
+  s: ActivationShape,
+  o: { readonly eps: number; readonly momentum: number; readonly maskN: number },
+  b: BatchNormStatsBuffers,
+): void {
+  const pixels = s.n * s.h * s.w;
+  const c4 = vec4s(s.c);
+  const split = pixelChunks(pixels);
+  const partials = gpu.alloc(3 * split.chunks * c4 * 16, "batchNorm partial statistics");
+  const params = { pixels, maskPixels: o.maskN * s.h * s.w, c4, ...split };
+  const spec = { validOnly: b.mask !== undefined };
+  gpu.dispatch(batchNormChunksKernel, spec, params, [b.x, b.mask ?? b.x, partials], linearGrid(split.chunks * c4));
+  gpu.dispatch(
+    batchNormStatsKernel,
+    undefined,
+    { c4, chunks: split.chunks, eps: o.eps, momentum: o.momentum },
+    [partials, b.stats, b.runningMean, b.runningVar],
+    linearGrid(c4),
+  );
+  gpu.free(partials);
+}
+
+export const batchNormFixedKernel = defineKernel({
+  name: "batchNormFixed",
+  params: { c4: "u32", eps: "f32" },
+  bindings: ["read", "read", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> running_mean: array<vec4f>;    // [C]
+@group(0) @binding(2) var<storage, read> running_var: array<vec4f>;     // [C]
+@group(0) @binding(3) var<storage, read_write> stats: array<vec4f>;     // [3,C]
+${linearMain(
+  "p.c4",
+  `  stats[id] = running_mean[id];
+  stats[p.c4 + id] = 1.0 / sqrt(running_var[id] + p.eps);
+  stats[2u * p.c4 + id] = vec4f();`,
+)}
+`,
+});
+
+/** Records `stats` made from the running statistics (eval and frozen batch norm); its count is 0 and unused. */
+export function batchNormFixed(
+  gpu: Gpu,
+  s: { readonly c: number; readonly eps: number },
+  b: { readonly runningMean: Storage; readonly runningVar: Storage; readonly stats: Storage },
+): void {
+  const params = { c4: vec4s(s.c), eps: s.eps };
+  gpu.dispatch(batchNormFixedKernel, undefined, params, [b.runningMean, b.runningVar, b.stats], linearGrid(params.c4));
+}
+
+/** Mean, biased variance and count in float64, channels unpadded. */
+export function batchNormStatsRef(s: ActivationShape, x: ArrayLike<number>, mask?: ArrayLike<number>, maskN = 1) {
+  const mean = new Float64Array(s.c);
+  const variance = new Float64Array(s.c);
+  const counted = (i: number) => !mask || mask[Math.floor(i / s.c) % (maskN * s.h * s.w)] !== 0;
+  let count = 0;
+  for (let i = 0; i < x.length; i++) if (counted(i)) (mean[i % s.c] += x[i]), (count += i % s.c === 0 ? 1 : 0);
+  for (let c = 0; c < s.c; c++) mean[c] /= Math.max(count, 1);
+  for (let i = 0; i < x.length; i++) if (counted(i)) variance[i % s.c] += (x[i] - mean[i % s.c]) ** 2;
+  for (let c = 0; c < s.c; c++) variance[c] /= Math.max(count, 1);
+  return { mean, variance, count };
+}

@@ -1,0 +1,69 @@
+/**
+ * Multiplies an activation by its mask; where the mask is 0 the result is exactly 0, whatever stands there, NaN included.
+ * This makes the invariant that every convolution relies on: holes hold exact zeros. It is its own gradient: dx = dy . M.
+ *
+ *   y[n,h,w,c] = m > 0 ? x[n,h,w,c] * m : 0     with m = mask[n mod Nm, h, w, group[c]]
+ *
+ * Source: the X.M of Liu et al. 2018, eq. 1.
+ * Layout: x, y [N,H,W,C] padded to 4; mask [Nm,H,W,G] unpadded, Nm = N or 1; group [C padded] maps a channel to its mask group.
+ */
+import { defineKernel } from "../gpu/kernel.js";
+import type { Gpu } from "../gpu/gpu.js";
+import { linearGrid, linearMain } from "../gpu/linear.js";
+import type { Storage } from "../gpu/pool.js";
+import { type ActivationShape, vec4s } from "./shape.js";
+
+export const maskMultiplyKernel = defineKernel({
+  name: "maskMultiply",
+  params: { pixels: "u32", maskPixels: "u32", c4: "u32", groups: "u32" },
+  bindings: ["read", "read", "read", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;            // [N,H,W,C]
+@group(0) @binding(2) var<storage, read> mask: array<f32>;           // [Nm,H,W,G]
+@group(0) @binding(3) var<storage, read> group_of: array<vec4f>;     // [C], small integers
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;      // [N,H,W,C]
+${linearMain(
+  "p.pixels * p.c4",
+  `  let at = (id / p.c4) % p.maskPixels * p.groups;
+  let g = vec4u(group_of[id % p.c4]);
+  let m = vec4f(mask[at + g.x], mask[at + g.y], mask[at + g.z], mask[at + g.w]);
+  y[id] = select(vec4f(), x[id] * m, m > vec4f());`,
+)}
+`,
+});
+
+export interface MaskMultiplyBuffers {
+  readonly x: Storage;
+  readonly mask: Storage;
+  readonly groupOf: Storage;
+  readonly y: Storage;
+}
+
+/** Records y = x . M; `maskN` is the mask's batch (N or 1), `groups` its channels. */
+export function maskMultiply(
+  gpu: Gpu,
+  s: ActivationShape,
+  maskN: number,
+  groups: number,
+  b: MaskMultiplyBuffers,
+): void {
+  const params = { pixels: s.n * s.h * s.w, maskPixels: maskN * s.h * s.w, c4: vec4s(s.c), groups };
+  const grid = linearGrid(params.pixels * params.c4);
+  gpu.dispatch(maskMultiplyKernel, undefined, params, [b.x, b.mask, b.groupOf, b.y], grid);
+}
+
+/** The same in float64, channels unpadded; `groupOf[c]` as above. */
+export function maskMultiplyRef(
+  s: ActivationShape,
+  x: ArrayLike<number>,
+  mask: ArrayLike<number>,
+  groupOf: ArrayLike<number>,
+  maskN: number,
+  groups: number,
+): Float64Array {
+  const pixels = maskN * s.h * s.w;
+  return Float64Array.from({ length: x.length }, (_, i) => {
+    const m = mask[(Math.floor(i / s.c) % pixels) * groups + groupOf[i % s.c]];
+    return m > 0 ? x[i] * m : 0;
+  });
+}

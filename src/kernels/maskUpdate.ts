@@ -1,0 +1,128 @@
+/**
+ * Mask update and ratio of a partial convolution: everything about a layer that depends on the mask alone.
+ *
+ *   S[n,p,q]  = sum over window and mask groups of weight[g] * m[n,y,x,g]     (outside the image is hole: adds 0)
+ *   paper:      u = clamp(S, 0, 1)    scale = window / (S + 1e-8) * u    biasScale = u
+ *   pytorch:    u = [S != 0]          scale = u / S                      biasScale = u
+ *   keras:      u = clamp(S, 0, 1)    scale = kh kw / (S + 1e-8) * u     biasScale = 1
+ *
+ * The layer is then y = scale * (W * (x.M)) + biasScale * b, and its new mask is u. weight[g] is the number of channels that
+ * share group g; window = kh kw * sum(weight). With binary masks all forms of `paper` equal sum(1)/sum(M); with fractional
+ * ones NVIDIA's layer multiplies by u once more when it has a bias (`biased`).
+ *
+ * Source: `paper` Liu et al. 2018 eq. 1-2 as in NVIDIA's PartialConv2d; `pytorch` naoto0804/pytorch-inpainting-with-partial-conv
+ * (arXiv v1 eq. 1, no sum(1)); `keras` PConv-Keras.
+ * Layout: m [Nm,H,W,G] -> scale, biasScale, u [Nm,P,Q]; no channel padding. Nm is the batch or 1 (shared by the batch).
+ * Units: m is 1 = valid, 0 = hole; fractions are allowed and mean what the conventions above say.
+ * @throws ShapeError when the window does not fit.
+ */
+import { defineKernel } from "../gpu/kernel.js";
+import type { Gpu } from "../gpu/gpu.js";
+import { linearGrid, linearMain } from "../gpu/linear.js";
+import type { Storage } from "../gpu/pool.js";
+import { CONV_PARAMS, convOutputSize, convParams, type ConvShape } from "./shape.js";
+
+/** Which implementation's layer: they differ in ratio, mask update and what the bias does in holes. */
+export type PConvConvention = "paper" | "pytorch" | "keras";
+
+export interface MaskUpdateSpec {
+  readonly convention: PConvConvention;
+  /** The layer has a bias; only `paper` with fractional masks depends on it. */
+  readonly biased: boolean;
+}
+
+/** The mask's own sizes; `c` is the number of groups, `k` unused (1). */
+export interface MaskUpdateShape extends ConvShape {
+  /** Sum of the group weights: how many channels the mask stands for. */
+  readonly channels: number;
+}
+
+const { n, h, w, p, q, kh, kw, strideH, strideW, padH, padW, dilH, dilW } = CONV_PARAMS;
+
+export const maskUpdateKernel = defineKernel({
+  name: "maskUpdate",
+  params: { n, h, w, p, q, kh, kw, strideH, strideW, padH, padW, dilH, dilW, groups: "u32", window: "f32" },
+  bindings: ["read", "read", "read_write", "read_write", "read_write"],
+  wgsl: ({ convention, biased }: MaskUpdateSpec) => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> mask: array<f32>;               // [N,H,W,G]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;             // [G] channels per group
+@group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
+@group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
+@group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
+${linearMain(
+  "p.n * p.p * p.q",
+  `  let q = id % p.q;
+  let row = (id / p.q) % p.p;
+  let n = id / (p.q * p.p);
+  var sum = 0.0;
+  for (var i = 0u; i < p.kh; i++) {
+    let y = i32(row) * p.strideH + i32(i) * p.dilH - p.padH;
+    if (y < 0 || y >= i32(p.h)) { continue; }
+    for (var j = 0u; j < p.kw; j++) {
+      let x = i32(q) * p.strideW + i32(j) * p.dilW - p.padW;
+      if (x < 0 || x >= i32(p.w)) { continue; }
+      let at = ((n * p.h + u32(y)) * p.w + u32(x)) * p.groups;
+      for (var g = 0u; g < p.groups; g++) { sum += weight[g] * mask[at + g]; }
+    }
+  }
+  ${
+    convention === "pytorch"
+      ? `let u = select(0.0, 1.0, sum != 0.0);
+  let s = select(0.0, 1.0 / sum, sum != 0.0);`
+      : `let u = clamp(sum, 0.0, 1.0);
+  let s = p.window / (sum + 1e-8) * u${convention === "paper" && biased ? " * u" : ""};`
+  }
+  scale[id] = s;
+  bias_scale[id] = ${convention === "keras" ? "1.0" : "u"};
+  mask_out[id] = u;`,
+)}
+`,
+});
+
+export interface MaskUpdateBuffers {
+  readonly mask: Storage;
+  readonly weight: Storage;
+  readonly scale: Storage;
+  readonly biasScale: Storage;
+  readonly maskOut: Storage;
+}
+
+/** The numerator of the ratio: channels times window for the paper's form, the window alone for PConv-Keras. */
+const windowSize = (s: MaskUpdateShape, convention: PConvConvention): number =>
+  s.kernel[0] * s.kernel[1] * (convention === "keras" ? 1 : s.channels);
+
+/** Records the mask update of one layer. */
+export function maskUpdate(gpu: Gpu, s: MaskUpdateShape, spec: MaskUpdateSpec, b: MaskUpdateBuffers): void {
+  const size = convOutputSize("maskUpdate", s);
+  const params = { ...convParams(s, size), groups: s.c, window: windowSize(s, spec.convention) };
+  const buffers = [b.mask, b.weight, b.scale, b.biasScale, b.maskOut];
+  gpu.dispatch(maskUpdateKernel, spec, params, buffers, linearGrid(s.n * size[0] * size[1]));
+}
+
+/** The same equations in float64. */
+export function maskUpdateRef(s: MaskUpdateShape, spec: MaskUpdateSpec, mask: ArrayLike<number>, weight: ArrayLike<number>) {
+  const [P, Q] = convOutputSize("maskUpdate", s);
+  const window = windowSize(s, spec.convention);
+  const scale = new Float64Array(s.n * P * Q);
+  const biasScale = new Float64Array(s.n * P * Q);
+  const maskOut = new Float64Array(s.n * P * Q);
+  for (let n = 0; n < s.n; n++)
+    for (let p = 0; p < P; p++)
+      for (let q = 0; q < Q; q++) {
+        let sum = 0;
+        for (let i = 0; i < s.kernel[0]; i++)
+          for (let j = 0; j < s.kernel[1]; j++) {
+            const y = p * s.stride[0] + i * s.dilation[0] - s.padding[0];
+            const x = q * s.stride[1] + j * s.dilation[1] - s.padding[1];
+            if (y < 0 || y >= s.h || x < 0 || x >= s.w) continue;
+            for (let g = 0; g < s.c; g++) sum += weight[g] * mask[((n * s.h + y) * s.w + x) * s.c + g];
+          }
+        const at = (n * P + p) * Q + q;
+        const u = spec.convention === "pytorch" ? Number(sum !== 0) : Math.min(1, Math.max(0, sum));
+        maskOut[at] = u;
+        if (spec.convention === "pytorch") scale[at] = sum === 0 ? 0 : 1 / sum;
+        else scale[at] = (window / (sum + 1e-8)) * u * (spec.convention === "paper" && spec.biased ? u : 1);
+        biasScale[at] = spec.convention === "keras" ? 1 : u;
+      }
+  return { scale, biasScale, maskOut };
+}

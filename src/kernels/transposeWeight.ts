@@ -1,0 +1,46 @@
+/**
+ * Swaps the channel axes of a weight: [kh,kw,C,K] -> [kh,kw,K,C], so that the input gradient reads vec4s over C.
+ *
+ * Source: ours. Layout: both padded to 4; padding stays zero.
+ */
+import { defineKernel } from "../gpu/kernel.js";
+import type { Gpu } from "../gpu/gpu.js";
+import { linearGrid, linearMain } from "../gpu/linear.js";
+import type { Storage } from "../gpu/pool.js";
+import { type ConvShape, vec4s } from "./shape.js";
+
+export const transposeWeightKernel = defineKernel({
+  name: "transposeWeight",
+  params: { taps: "u32", c4: "u32", k4: "u32" },
+  bindings: ["read", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;              // [taps,C,K]
+@group(0) @binding(2) var<storage, read_write> transposed: array<vec4f>;    // [taps,K,C]
+${linearMain(
+  "p.taps * p.c4 * p.k4",
+  `  let k = id % p.k4;
+  let c = (id / p.k4) % p.c4;
+  let tap = id / (p.k4 * p.c4);
+  let first = (tap * p.c4 * 4u + c * 4u) * p.k4 + k;
+  let block = transpose(mat4x4f(weight[first], weight[first + p.k4], weight[first + 2u * p.k4], weight[first + 3u * p.k4]));
+  let to = (tap * p.k4 * 4u + k * 4u) * p.c4 + c;
+  for (var l = 0u; l < 4u; l++) { transposed[to + l * p.c4] = block[l]; }`,
+)}
+`,
+});
+
+/** Records one transposition. */
+export function transposeWeight(gpu: Gpu, s: ConvShape, weight: Storage, transposed: Storage): void {
+  const params = { taps: s.kernel[0] * s.kernel[1], c4: vec4s(s.c), k4: vec4s(s.k) };
+  const grid = linearGrid(params.taps * params.c4 * params.k4);
+  gpu.dispatch(transposeWeightKernel, undefined, params, [weight, transposed], grid);
+}
+
+/** The same, channels unpadded. */
+export function transposeWeightRef(s: ConvShape, weight: ArrayLike<number>): Float64Array {
+  const out = new Float64Array(weight.length);
+  for (let tap = 0; tap < s.kernel[0] * s.kernel[1]; tap++)
+    for (let c = 0; c < s.c; c++)
+      for (let k = 0; k < s.k; k++) out[(tap * s.k + k) * s.c + c] = weight[(tap * s.c + c) * s.k + k];
+  return out;
+}

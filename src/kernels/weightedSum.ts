@@ -1,0 +1,38 @@
+/**
+ * y = alpha a + beta b, elementwise: gradients that add, weighted loss terms, scaled copies (beta 0 never reads b's NaN).
+ *
+ * Source: ours. Layout: vec4s of any tensor.
+ */
+import { defineKernel } from "../gpu/kernel.js";
+import type { Gpu } from "../gpu/gpu.js";
+import { linearGrid, linearMain } from "../gpu/linear.js";
+import type { Storage } from "../gpu/pool.js";
+
+export const weightedSumKernel = defineKernel({
+  name: "weightedSum",
+  params: { vec4s: "u32", alpha: "f32", beta: "f32" },
+  bindings: ["read", "read", "read_write"],
+  wgsl: ({ both }: { readonly both: boolean }) => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> a: array<vec4f>;
+@group(0) @binding(2) var<storage, read> b: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
+${linearMain("p.vec4s", both ? "  y[id] = p.alpha * a[id] + p.beta * b[id];" : "  y[id] = p.alpha * a[id];")}
+`,
+});
+
+/** Records y = alpha a + beta b; `b` absent means beta = 0. `y` must be neither `a` nor `b`. */
+export function weightedSum(
+  gpu: Gpu,
+  vec4s: number,
+  o: { readonly alpha: number; readonly beta?: number },
+  buffers: { readonly a: Storage; readonly b?: Storage | undefined; readonly y: Storage },
+): void {
+  const { a, b, y } = buffers;
+  const params = { vec4s, alpha: o.alpha, beta: o.beta ?? 0 };
+  gpu.dispatch(weightedSumKernel, { both: b !== undefined }, params, [a, b ?? a, y], linearGrid(vec4s));
+}
+
+/** The same in float64. */
+export function weightedSumRef(alpha: number, a: ArrayLike<number>, beta = 0, b?: ArrayLike<number>): Float64Array {
+  return Float64Array.from({ length: a.length }, (_, i) => alpha * a[i] + (b ? beta * b[i] : 0));
+}

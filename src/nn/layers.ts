@@ -1,0 +1,136 @@
+/** Layers with PyTorch's names, options and state-dict keys. */
+import { batchNorm } from "../autograd/ops/batchNorm.js";
+import { conv2d, pconv2d } from "../autograd/ops/conv2d.js";
+import type { Tape } from "../autograd/tape.js";
+import type { Mask, Tensor } from "../autograd/tensor.js";
+import type { Gpu } from "../gpu/gpu.js";
+import type { PConvConvention } from "../kernels/maskUpdate.js";
+import { Rng } from "../pconv/rng.js";
+import { Counter, Module } from "./module.js";
+import { Parameter } from "./parameter.js";
+
+type Pair = number | readonly [number, number];
+const pair = (v: Pair): readonly [number, number] => (typeof v === "number" ? [v, v] : v);
+
+/** Options of PyTorch's `Conv2d`; pairs are [height, width]. */
+export interface Conv2dConfig {
+  readonly inChannels: number;
+  readonly outChannels: number;
+  readonly kernelSize: Pair;
+  readonly stride?: Pair;
+  readonly padding?: Pair;
+  readonly dilation?: Pair;
+  readonly bias?: boolean;
+  /** Where the initial weights come from; equal generators give equal weights. */
+  readonly rng?: Rng;
+}
+
+/** What `Conv2d` and `PConv2d` share: weight [O,I,kh,kw] (Kaiming normal, fan in), bias [O] (zeros), geometry. */
+abstract class ConvBase extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | null;
+  protected readonly geometry: {
+    readonly stride: readonly [number, number];
+    readonly padding: readonly [number, number];
+    readonly dilation: readonly [number, number];
+  };
+
+  constructor(gpu: Gpu, c: Conv2dConfig) {
+    super(gpu);
+    const [kh, kw] = pair(c.kernelSize);
+    const fanIn = c.inChannels * kh * kw;
+    const rng = c.rng ?? Rng.of(0);
+    const std = Math.sqrt(2 / fanIn);
+    const initial = Float32Array.from({ length: c.outChannels * fanIn }, () => std * rng.normal());
+    this.weight = new Parameter(gpu, [c.outChannels, c.inChannels, kh, kw], "weight", initial);
+    this.bias = (c.bias ?? true) ? new Parameter(gpu, [c.outChannels], "bias", new Float32Array(c.outChannels)) : null;
+    this.geometry = { stride: pair(c.stride ?? 1), padding: pair(c.padding ?? 0), dilation: pair(c.dilation ?? 1) };
+  }
+}
+
+/** Ordinary convolution. */
+export class Conv2d extends ConvBase {
+  forward(tape: Tape, x: Tensor): Tensor {
+    return conv2d(tape, x, this.weight, this.bias, this.geometry);
+  }
+}
+
+export interface PConv2dConfig extends Conv2dConfig {
+  /** Whose ratio, mask update and bias rule; `paper` is Liu et al. 2018 and NVIDIA's layer. */
+  readonly convention?: PConvConvention;
+  /** The ratio counts every channel's mask (default); false: one mask channel shared by all (NVIDIA's `multi_channel`). */
+  readonly multiChannel?: boolean;
+}
+
+/**
+ * Partial convolution (Liu et al. 2018, eq. 1-2). Input [N,H,W,C] and its mask, 1 = valid; output [N,P,Q,K], exactly 0 where
+ * no input was valid, and the new mask.
+ *
+ * @example
+ * const layer = new PConv2d(gpu, { inChannels: 3, outChannels: 64, kernelSize: 7, stride: 2, padding: 3 });
+ * const { y, mask: next } = layer.forward(tape, image, mask);
+ */
+export class PConv2d extends ConvBase {
+  private readonly convention: PConvConvention;
+  private readonly multiChannel: boolean;
+
+  constructor(gpu: Gpu, c: PConv2dConfig) {
+    super(gpu, c);
+    this.convention = c.convention ?? "paper";
+    this.multiChannel = c.multiChannel ?? true;
+  }
+
+  /** `mask` null: only the padding is hole ("partial convolution based padding"). */
+  forward(tape: Tape, x: Tensor, mask: Mask | null): { y: Tensor; mask: Mask } {
+    const options = { ...this.geometry, convention: this.convention, multiChannel: this.multiChannel };
+    return pconv2d(tape, x, mask, this.weight, this.bias, options);
+  }
+}
+
+export interface BatchNorm2dConfig {
+  readonly eps?: number;
+  /** Share of the batch in the running statistics. */
+  readonly momentum?: number;
+  /** Pixels that the statistics count when a mask is given. */
+  readonly statistics?: "all" | "valid";
+  /** What a masked result holds in holes. */
+  readonly holes?: "zero" | "keep";
+}
+
+/** Batch normalisation with running statistics, in training, evaluation and frozen form. */
+export class BatchNorm2d extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly running_mean: Parameter;
+  readonly running_var: Parameter;
+  readonly num_batches_tracked = new Counter();
+  /** The running statistics are used and kept even in training (stage 2); weight and bias still train. */
+  frozen = false;
+
+  constructor(
+    gpu: Gpu,
+    channels: number,
+    private readonly config: BatchNorm2dConfig = {},
+  ) {
+    super(gpu);
+    const make = (name: string, value: number, trained: boolean) =>
+      new Parameter(gpu, [channels], name, new Float32Array(channels).fill(value), trained);
+    this.weight = make("weight", 1, true);
+    this.bias = make("bias", 0, true);
+    this.running_mean = make("running_mean", 0, false);
+    this.running_var = make("running_var", 1, false);
+  }
+
+  forward(tape: Tape, x: Tensor, mask: Mask | null = null): Tensor {
+    const batch = this.training && !this.frozen;
+    if (batch) this.num_batches_tracked.value++;
+    const tensors = { gamma: this.weight, beta: this.bias, runningMean: this.running_mean, runningVar: this.running_var };
+    return batchNorm(tape, x, mask, tensors, {
+      eps: this.config.eps ?? 1e-5,
+      momentum: this.config.momentum ?? 0.1,
+      mode: batch ? "batch" : "fixed",
+      statistics: this.config.statistics ?? "all",
+      holes: this.config.holes ?? "zero",
+    });
+  }
+}

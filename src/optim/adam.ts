@@ -1,0 +1,110 @@
+/** Adam (Kingma & Ba 2015) in the form of torch.optim.Adam. */
+import { FormatError } from "../errors.js";
+import { adam } from "../kernels/adam.js";
+import type { Storage } from "../gpu/pool.js";
+import type { LoadableTensor, StateDict } from "../nn/module.js";
+import type { Parameter } from "../nn/parameter.js";
+
+export interface AdamConfig {
+  readonly lr: number;
+  readonly betas?: readonly [number, number];
+  readonly eps?: number;
+}
+
+interface Slot {
+  readonly name: string;
+  readonly parameter: Parameter;
+  readonly m: Storage;
+  readonly v: Storage;
+}
+
+/** The optimizer of a fixed list of parameters; its moments live on the device. */
+export class Adam {
+  /** Learning rate of the next step. */
+  lr: number;
+  /** Steps taken. */
+  steps = 0;
+  private readonly slots: readonly Slot[];
+  private readonly betas: readonly [number, number];
+  private readonly eps: number;
+
+  constructor(parameters: readonly [string, Parameter][], config: AdamConfig) {
+    this.lr = config.lr;
+    this.betas = config.betas ?? [0.9, 0.999];
+    this.eps = config.eps ?? 1e-8;
+    this.slots = parameters.map(([name, parameter]) => {
+      const zeros = () => {
+        const storage = parameter.gpu.alloc(parameter.storage.bytes, `adam ${name}`);
+        parameter.gpu.write(storage, new Float32Array(storage.bytes / 4));
+        return storage;
+      };
+      return { name, parameter, m: zeros(), v: zeros() };
+    });
+  }
+
+  /** Updates every parameter that has a gradient, and clears the gradients. */
+  step(): void {
+    this.steps++;
+    const [beta1, beta2] = this.betas;
+    const options = { lr: this.lr, beta1, beta2, eps: this.eps, t: this.steps };
+    for (const { parameter, m, v } of this.slots) {
+      if (!parameter.grad) continue;
+      adam(parameter.gpu, parameter.vec4s, options, { parameter: parameter.storage, gradient: parameter.grad.storage, m, v });
+    }
+    this.zeroGrad();
+  }
+
+  /** Drops the gradients without a step. */
+  zeroGrad(): void {
+    for (const { parameter } of this.slots) {
+      parameter.grad?.free();
+      parameter.grad = null;
+    }
+  }
+
+  /** Moments as `m.<parameter>` and `v.<parameter>` in PyTorch's layout, and `steps`. */
+  async stateDict(): Promise<StateDict> {
+    const gpu = this.slots[0].parameter.gpu;
+    const values = await gpu.read(...this.slots.flatMap(({ m, v }) => [m, v]));
+    const state: StateDict = new Map();
+    this.slots.forEach(({ name, parameter }, i) => {
+      for (const [j, key] of ["m", "v"].entries()) {
+        state.set(`${key}.${name}`, { dtype: "F32", shape: parameter.torchShape, values: parameter.toTorch(values[2 * i + j]).slice() });
+      }
+    });
+    state.set("steps", { dtype: "I64", shape: [], values: BigInt64Array.of(BigInt(this.steps)) });
+    return state;
+  }
+
+  /**
+   * Restores what {@link stateDict} gave; nothing is changed unless everything fits.
+   * @throws {FormatError} naming a moment that is missing or of another shape.
+   */
+  loadStateDict(state: ReadonlyMap<string, LoadableTensor>, where = "optimizer state"): void {
+    const loads: [Slot, Storage, LoadableTensor][] = [];
+    for (const slot of this.slots) {
+      for (const key of ["m", "v"] as const) {
+        const entry = state.get(`${key}.${slot.name}`);
+        const wanted = slot.parameter.torchShape;
+        if (!entry || entry.shape.join() !== wanted.join()) {
+          const got = entry ? entry.shape.join("x") : "none";
+          throw new FormatError(where, `expected ${key}.${slot.name} of shape ${wanted.join("x")}, got ${got}`, "resume with the same model");
+        }
+        loads.push([slot, slot[key], entry]);
+      }
+    }
+    const steps = state.get("steps");
+    if (!steps) throw new FormatError(where, "expected the number of steps, got none", "use a checkpoint made by this library");
+    for (const [slot, storage, entry] of loads) slot.parameter.gpu.write(storage, slot.parameter.fromTorch(entry.toFloat32()));
+    this.steps = Math.trunc(steps.toFloat32()[0]);
+  }
+
+  /** Frees the moments and pending gradients. */
+  free(): void {
+    this.zeroGrad();
+    for (const { parameter, m, v } of this.slots) {
+      parameter.gpu.free(m);
+      parameter.gpu.free(v);
+    }
+  }
+}

@@ -1,0 +1,219 @@
+/** The partial convolution U-Net of Liu et al. 2018, sec. 3.2, and the variants that released weights need. */
+import { leakyRelu, relu, sigmoid } from "../autograd/ops/activation.js";
+import { concat } from "../autograd/ops/concat.js";
+import { joinMasks, upsampleNearest } from "../autograd/ops/upsample.js";
+import { resizeCanvas, resizeMaskCanvas } from "../autograd/ops/window.js";
+import type { Tape } from "../autograd/tape.js";
+import type { Mask, Tensor } from "../autograd/tensor.js";
+import { UserError } from "../errors.js";
+import type { Gpu } from "../gpu/gpu.js";
+import type { PConvConvention } from "../kernels/maskUpdate.js";
+import { BatchNorm2d, Conv2d, PConv2d } from "../nn/layers.js";
+import { Module } from "../nn/module.js";
+import { Rng } from "./rng.js";
+
+/** Everything that decides the network's shape and arithmetic; stored with its weights. */
+export interface UNetConfig {
+  /** Levels down and up; the paper has 8 for 512x512. */
+  readonly depth: number;
+  /** Factor on the paper's channels 64, 128, 256, 512, ...; rounded to multiples of 4. Ignored when `channels` is given. */
+  readonly width: number;
+  /** Output channels of each encoder level. */
+  readonly channels: readonly number[];
+  /** Whose partial convolution (see `maskUpdate`). */
+  readonly convention: PConvConvention;
+  /** Order of the decoder's concatenation. */
+  readonly concat: "up-skip" | "skip-up";
+  /** Bias in every convolution (PConv-Keras), or in the last one only. */
+  readonly convBias: "last" | "all";
+  readonly bnEps: number;
+  readonly bnMomentum: number;
+  /** Pixels that batch statistics count: valid ones, or all (the references, where holes count as zeros). */
+  readonly bnStatistics: "valid" | "all";
+  /** What follows the last partial convolution: nothing (the paper), or LeakyReLU, 1x1 convolution and sigmoid (PConv-Keras). */
+  readonly head: "none" | "sigmoid";
+  /** Pixel values that the network reads and writes: 0..1, or normalised by ImageNet's mean and deviation. */
+  readonly range: "unit" | "imagenet";
+}
+
+const PAPER_CHANNELS = [64, 128, 256, 512, 512, 512, 512, 512];
+const KERNELS = [7, 5, 5];
+const LEAKY_SLOPE = 0.2;
+
+/** Channels of each encoder level at a width; never below 4. */
+export const widthChannels = (width: number, depth: number): number[] =>
+  Array.from({ length: depth }, (_, i) => Math.max(4, 4 * Math.round(((PAPER_CHANNELS[i] ?? 512) * width) / 4)));
+
+/**
+ * Fills in the defaults (the paper's network).
+ * @throws {UserError} when a value is out of range or `channels` does not have `depth` entries.
+ */
+export function unetConfig(given: Partial<UNetConfig> = {}): UNetConfig {
+  const depth = given.depth ?? given.channels?.length ?? 8;
+  const width = given.width ?? 1;
+  if (!Number.isInteger(depth) || depth < 1 || depth > 12) {
+    throw new UserError("depth", `expected an integer from 1 to 12, got ${depth}`, "the paper's network has 8 levels");
+  }
+  if (!(width > 0 && width <= 8)) throw new UserError("width", `expected a factor above 0 and up to 8, got ${width}`, "1 is the paper's width");
+  const channels = given.channels ?? widthChannels(width, depth);
+  if (channels.length !== depth || channels.some((c) => !Number.isInteger(c) || c < 1)) {
+    throw new UserError("channels", `expected ${depth} positive integers, got ${channels.join(", ")}`, "give one number per encoder level");
+  }
+  return {
+    convention: "paper",
+    concat: "up-skip",
+    convBias: "last",
+    bnEps: 1e-5,
+    bnMomentum: 0.1,
+    bnStatistics: "valid",
+    head: "none",
+    range: "unit",
+    ...given,
+    depth,
+    width,
+    channels,
+  };
+}
+
+/** One level: partial convolution, batch norm where there is one, activation. The decoder's upsampling is the U-Net's. */
+class PConvBlock extends Module {
+  readonly conv: PConv2d;
+  readonly bn: BatchNorm2d | null;
+
+  constructor(
+    gpu: Gpu,
+    c: UNetConfig,
+    readonly role: {
+      readonly inChannels: number;
+      readonly outChannels: number;
+      readonly kernel: number;
+      readonly stride: number;
+      readonly bn: boolean;
+      readonly activation: "relu" | "leakyRelu" | "none";
+      readonly bias: boolean;
+      readonly rng: Rng;
+    },
+  ) {
+    super(gpu);
+    this.conv = new PConv2d(gpu, {
+      inChannels: role.inChannels,
+      outChannels: role.outChannels,
+      kernelSize: role.kernel,
+      stride: role.stride,
+      padding: (role.kernel - 1) / 2,
+      bias: role.bias,
+      convention: c.convention,
+      rng: role.rng,
+    });
+    const bn = { eps: c.bnEps, momentum: c.bnMomentum, statistics: c.bnStatistics };
+    this.bn = role.bn ? new BatchNorm2d(gpu, role.outChannels, bn) : null;
+  }
+
+  forward(tape: Tape, x: Tensor, mask: Mask): { y: Tensor; mask: Mask } {
+    const conv = this.conv.forward(tape, x, mask);
+    let y = conv.y;
+    const then = (next: Tensor) => {
+      tape.consume(y);
+      y = next;
+    };
+    if (this.bn) then(this.bn.forward(tape, y, conv.mask));
+    if (this.role.activation === "relu") then(relu(tape, y));
+    else if (this.role.activation === "leakyRelu") then(leakyRelu(tape, y, LEAKY_SLOPE));
+    return { y, mask: conv.mask };
+  }
+}
+
+/**
+ * The U-Net: `depth` encoder levels of stride 2 (7x7, 5x5, 5x5, then 3x3; ReLU; batch norm but for the first) and as many
+ * decoder levels (upsample, concatenate the skip link, 3x3, batch norm, LeakyReLU 0.2; the last is the bare convolution).
+ * State-dict names: `enc_1.conv.weight`, `enc_2.bn.weight`, ..., `dec_1.conv.bias`, and `head.weight` with a sigmoid head.
+ */
+export class PConvUNet extends Module {
+  readonly config: UNetConfig;
+  private readonly encoder: readonly PConvBlock[];
+  private readonly decoder: readonly PConvBlock[];
+  private readonly headConv: Conv2d | null;
+
+  constructor(gpu: Gpu, config: Partial<UNetConfig> = {}, seed = 0) {
+    super(gpu);
+    const c = unetConfig(config);
+    this.config = c;
+    const { channels, depth } = c;
+    const rng = Rng.of(seed, 0x756e6574); // "unet": weights and data draw from different streams of one seed
+    this.encoder = channels.map((outChannels, i) => {
+      const bias = c.convBias === "all";
+      const inChannels = i === 0 ? 3 : channels[i - 1];
+      return new PConvBlock(gpu, c, { inChannels, outChannels, kernel: KERNELS[i] ?? 3, stride: 2, bn: i > 0, activation: "relu", bias, rng });
+    });
+    this.decoder = channels.map((deep, i) => {
+      const skip = i === 0 ? 3 : channels[i - 1];
+      // The level below gave its skip link's channels, but for the deepest, which reads the encoder's last output.
+      const below = i === depth - 1 ? deep : channels[i];
+      const last = i === 0;
+      return new PConvBlock(gpu, c, {
+        inChannels: below + skip,
+        outChannels: skip,
+        kernel: 3,
+        stride: 1,
+        bn: !last,
+        activation: last && c.head === "none" ? "none" : "leakyRelu",
+        bias: last || c.convBias === "all",
+        rng,
+      });
+    });
+    this.headConv = c.head === "sigmoid" ? new Conv2d(gpu, { inChannels: 3, outChannels: 3, kernelSize: 1, rng }) : null;
+  }
+
+  override children(): [string, Module][] {
+    return [
+      ...this.encoder.map((block, i): [string, Module] => [`enc_${i + 1}`, block]),
+      ...this.decoder.map((block, i): [string, Module] => [`dec_${i + 1}`, block]).reverse(),
+      ...(this.headConv ? [["head", this.headConv] as [string, Module]] : []),
+    ];
+  }
+
+  /** Freezes or frees the encoder's batch norm: stage 2 of Liu et al. 2018, sec. 4.2. Its weight and bias still train. */
+  freezeEncoderBatchNorm(frozen = true): void {
+    for (const { bn } of this.encoder) if (bn) bn.frozen = frozen;
+  }
+
+  /**
+   * Runs the network on [N,H,W,3] and its mask, 1 = valid ([N or 1,H,W], one group). Any size: up to a multiple of 2^depth the
+   * image is padded with hole. Returns the whole output image [N,H,W,3] and its mask.
+   * @throws {ShapeError} when the mask does not fit.
+   */
+  forward(tape: Tape, image: Tensor, mask: Mask): { output: Tensor; mask: Mask } {
+    const { h, w } = image.shape;
+    mask.check("PConvUNet", image.shape);
+    const multiple = 2 ** this.config.depth;
+    const up = (size: number) => multiple * Math.ceil(size / multiple);
+    let x = resizeCanvas(tape, image, up(h), up(w));
+    let m = resizeMaskCanvas(tape, mask, up(h), up(w));
+    const skips: { x: Tensor; mask: Mask }[] = [];
+    for (const block of this.encoder) {
+      skips.push({ x, mask: m });
+      ({ y: x, mask: m } = block.forward(tape, x, m));
+    }
+    const order = this.config.concat;
+    for (let i = this.decoder.length - 1; i >= 0; i--) {
+      const skip = skips[i];
+      const below = x;
+      const large = upsampleNearest(tape, below);
+      tape.consume(below);
+      const joined = order === "up-skip" ? concat(tape, large, skip.x) : concat(tape, skip.x, large);
+      const [low, high] = [
+        { mask: m, channels: below.shape.c },
+        { mask: skip.mask, channels: skip.x.shape.c },
+      ];
+      const joinedMask = joinMasks(tape, low, high, order);
+      tape.consume(large);
+      if (i > 0) tape.consume(skip.x); // skips[0] may be the caller's image
+      // The joined tensor holds zeros in its holes where both sources do (a convention's bias, or a raw image, may not).
+      if (below.zeroUnder === m && skip.x.zeroUnder === skip.mask) joined.zeroUnder = joinedMask;
+      ({ y: x, mask: m } = this.decoder[i].forward(tape, joined, joinedMask));
+      tape.consume(joined);
+    }
+    if (this.headConv) x = sigmoid(tape, this.headConv.forward(tape, x));
+    return { output: resizeCanvas(tape, x, h, w), mask: resizeMaskCanvas(tape, m, h, w) };
+  }
+}
