@@ -95,7 +95,7 @@ function probe() {
     const missing = reason.includes("Cannot find package");
     const help = missing
       ? "run npm ci first"
-      : "Dawn needs glibc 2.34 or newer on x64 or arm64 Linux, macOS or Windows";
+      : "Dawn needs Linux with glibc 2.34 and GCC 12 libraries or newer, macOS or Windows, on x64 or arm64";
     throw new SetupError(`expected the package webgpu to load, got ${reason.trim()}`, help);
   }
   return JSON.parse(answer).adapter;
@@ -143,30 +143,42 @@ function aptGet(...args) {
 }
 
 function installMesa() {
-  const codename = shared.describeSystem().debianCodename;
+  const backports = shared.describeSystem().debianCodename === "bookworm" ? "bookworm-backports" : undefined;
   say(
     "installing the package mesa-vulkan-drivers (Mesa's software driver lavapipe, and the Vulkan loader) with apt-get.",
   );
   if (!aptGet("update")) say("apt-get update failed; trying with the package lists that are here.");
   const install = ["install", "-y", "--no-install-recommends"];
-  if (codename !== "bookworm") {
-    aptGet(...install, "mesa-vulkan-drivers");
+  if (backports === undefined) {
+    const version = candidateVersion();
+    // 22.0.1 and 22.3.6 were refused, 23.2.1 and later accepted.
+    if (/^([0-9]|1[0-9]|2[0-2])\./.test(version)) say(`Mesa ${version}, all that apt has here, is too old for Dawn.`);
+    else aptGet(...install, "mesa-vulkan-drivers");
     return;
   }
   say("Debian 12's own Mesa 22.3 is too old for Dawn: taking it from bookworm-backports.");
-  const release = "bookworm-backports";
-  if (listTargets().some((target) => target.codename === release)) {
-    aptGet(...install, "-t", release, "mesa-vulkan-drivers");
+  install.push("-t", backports, "mesa-vulkan-drivers");
+  if (listTargets().some((target) => target.codename === backports)) {
+    aptGet(...install);
     return;
   }
-  const parts = sourcesWith(release);
+  const parts = sourcesWith(backports);
   try {
-    say(`the apt sources lack it: adding it for this installation only (the files in /etc/apt stay as they are).`);
+    say("the apt sources lack it: adding it for this installation only (the files in /etc/apt stay as they are).");
     const option = ["-o", `Dir::Etc::SourceParts=${parts}`];
-    if (aptGet(...option, "update")) aptGet(...option, ...install, "-t", release, "mesa-vulkan-drivers");
+    if (aptGet(...option, "update")) aptGet(...option, ...install);
   } finally {
     rmSync(parts, { recursive: true, force: true });
   }
+}
+
+/** The version of Mesa's drivers that apt would install, without its epoch; empty if it has none. */
+function candidateVersion() {
+  const child = spawnSync("apt-cache", ["policy", "mesa-vulkan-drivers"], {
+    encoding: "utf8",
+    env: { ...APT, LC_ALL: "C" },
+  });
+  return /Candidate: (?:\d+:)?(\S+)/.exec(child.stdout)?.[1] ?? "";
 }
 
 /** Debian's package lists that apt knows, as it parsed its own sources. */
@@ -246,7 +258,9 @@ async function download(spec, folder) {
   const started = Date.now();
   const timer = setInterval(() => {
     const seconds = Math.round((Date.now() - started) / 1000);
-    say(`  ${(folderBytes(folder) / 1e6).toFixed(0)} of ${shared.SWIFTSHADER.tarballMegabytes} MB, ${seconds} s`);
+    // npm writes a second copy at the end, which is not more to come.
+    const megabytes = Math.min(folderBytes(folder) / 1e6, shared.SWIFTSHADER.tarballMegabytes);
+    say(`  ${megabytes.toFixed(0)} of ${shared.SWIFTSHADER.tarballMegabytes} MB, ${seconds} s`);
   }, 2000);
   const status = await new Promise((resolve) => {
     child.on("error", (error) => ((complaint += error.message), resolve(1)));
