@@ -15,7 +15,7 @@ export default defineConfig(
       "@typescript-eslint/consistent-type-imports": "error",
       // A promise that nobody awaits is a GPU error that nobody sees.
       "@typescript-eslint/no-floating-promises": "error",
-      "@typescript-eslint/switch-exhaustiveness-check": "error",
+      "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
       // Numbers in messages are the rule here, and need no String() around them.
       "@typescript-eslint/restrict-template-expressions": [
         "error",
