@@ -34,6 +34,8 @@ export function sizeClass(bytes: number): number {
 export class BufferPool {
   private readonly idle = new Map<number, Storage["buffer"][]>();
   private readonly ids = new WeakMap<GPUBuffer, number>();
+  /** Hand-outs that have not been given back; a buffer that was handed out again is a new one. */
+  private readonly live = new WeakSet<Storage>();
   private nextId = 0;
   private inUse = 0;
   private allocated = 0;
@@ -69,14 +71,16 @@ export class BufferPool {
     }
     this.inUse += size;
     this.peak = Math.max(this.peak, this.inUse);
-    return { id: this.ids.get(buffer)!, buffer, bytes };
+    const storage: Storage = { id: this.ids.get(buffer)!, buffer, bytes };
+    this.live.add(storage);
+    return storage;
   }
 
   /** Takes a buffer back. Giving the same one back twice is a fault in the caller and is refused. */
   free(storage: Storage): void {
+    if (!this.live.delete(storage)) throw new Error(`buffer ${storage.id} was freed twice`);
     const { size } = storage.buffer;
     const list = this.idle.get(size);
-    if (list?.includes(storage.buffer)) throw new Error(`buffer ${storage.id} was freed twice`);
     if (list) list.push(storage.buffer);
     else this.idle.set(size, [storage.buffer]);
     this.inUse -= size;

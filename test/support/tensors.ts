@@ -7,6 +7,7 @@ export const padded = (c: number): number => 4 * Math.ceil(c / 4);
 /** Rows of `c` values, each padded with zeros to a multiple of four. */
 export function padChannels(values: ArrayLike<number>, c: number): Float32Array {
   const cp = padded(c);
+  if (cp === c) return values instanceof Float32Array ? values : Float32Array.from(values);
   const out = new Float32Array((values.length / c) * cp);
   for (let i = 0; i < values.length; i++) out[Math.floor(i / c) * cp + (i % c)] = values[i];
   return out;
@@ -15,6 +16,7 @@ export function padChannels(values: ArrayLike<number>, c: number): Float32Array 
 /** The reverse; throws when a padding lane holds anything but zero. */
 export function unpadChannels(name: string, values: Float32Array, c: number): Float32Array {
   const cp = padded(c);
+  if (cp === c) return values;
   const out = new Float32Array((values.length / cp) * c);
   for (let i = 0; i < values.length; i++) {
     const lane = i % cp;
@@ -71,7 +73,7 @@ export class Scratch {
   floats(values: ArrayLike<number>): Storage {
     const storage = this.gpu.alloc(values.length * 4, "test input");
     this.owned.push(storage);
-    this.gpu.write(storage, Float32Array.from(values));
+    this.gpu.write(storage, values instanceof Float32Array ? values : Float32Array.from(values));
     return storage;
   }
 

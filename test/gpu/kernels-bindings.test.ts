@@ -1,0 +1,107 @@
+/** Every kernel's declaration against its WGSL, and its WGSL against the adapter's compiler, in every specialisation. */
+import { readdirSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import type { Gpu } from "../../src/gpu/gpu.js";
+import { type Access, type Kernel, kernelSource } from "../../src/gpu/kernel.js";
+import { useGpu } from "../support/gpu.js";
+
+const gpu = useGpu();
+const folder = new URL("../../src/kernels/", import.meta.url);
+
+const isKernel = (value: unknown): value is Kernel<string, unknown> =>
+  typeof value === "object" && value !== null && "wgsl" in value && "bindings" in value;
+
+/** Every combination of the given choices. */
+function combine(choices: Record<string, readonly unknown[]>): Record<string, unknown>[] {
+  return Object.entries(choices).reduce<Record<string, unknown>[]>(
+    (specs, [key, values]) => specs.flatMap((spec) => values.map((value) => ({ ...spec, [key]: value }))),
+    [{}],
+  );
+}
+
+const flags = [false, true];
+const tiles = [
+  { pixels: 1, channels4: 1 },
+  { pixels: 8, channels4: 1 },
+  { pixels: 8, channels4: 2 },
+];
+/** The specialisations of the kernels that have any. */
+const SPECS: Readonly<Record<string, readonly unknown[]>> = {
+  activationForward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
+  activationBackward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
+  batchNormForward: combine({ masked: flags }),
+  batchNormSums: combine({ masked: flags }),
+  batchNormBackward: combine({ masked: flags, statistics: ["all", "valid", "fixed"] }),
+  batchNormChunks: combine({ validOnly: flags }),
+  channelAffine: combine({ shifted: flags }),
+  channelSum: combine({ weighted: flags }),
+  l1Forward: combine({ region: ["all", "valid", "hole"] }),
+  l1Backward: combine({ region: ["all", "valid", "hole"] }),
+  maskUpdate: combine({ convention: ["paper", "pytorch", "keras"], biased: flags }),
+  pconvForward: combine({ tile: tiles, masked: flags, biased: flags }).map(({ tile, ...rest }) => ({
+    ...(tile as object),
+    ...rest,
+  })),
+  pconvBackwardInput: tiles,
+  pconvBackwardWeight: combine({ in4: [1, 2], out4: [1, 2] }),
+  totalVariationForward: combine({ region: ["all", "inside", "product"] }),
+  totalVariationBackward: combine({ region: ["all", "inside", "product"] }),
+  weightedSum: combine({ both: flags }),
+  window: combine({ vectors: flags }),
+};
+
+const files = readdirSync(folder).filter((name) => name.endsWith(".ts"));
+const modules = await Promise.all(
+  files.map(async (name) => (await import(new URL(name, folder).href)) as Record<string, unknown>),
+);
+const kernels = modules.flatMap((exports) =>
+  Object.entries(exports).flatMap(([name, value]) => (isKernel(value) ? [[name, value] as const] : [])),
+);
+
+/** `@binding(N) var<storage, ACCESS>` lines of a source, by binding number. */
+function declared(source: string): Map<number, Access> {
+  const pattern = /@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)>/g;
+  return new Map([...source.matchAll(pattern)].map(([, at, access]) => [Number(at), access as Access]));
+}
+
+async function compileErrors(device: Gpu["device"], code: string): Promise<string[]> {
+  device.pushErrorScope("validation");
+  const info = await device.createShaderModule({ code }).getCompilationInfo();
+  await device.popErrorScope();
+  return info.messages.filter((m) => m.type === "error").map((m) => `${m.lineNum}: ${m.message}`);
+}
+
+describe("kernel declarations", () => {
+  it("finds every kernel, under its own name and once", () => {
+    expect(kernels.length).toBeGreaterThanOrEqual(37);
+    for (const [exported, kernel] of kernels) expect(exported).toBe(`${kernel.name}Kernel`);
+    expect(new Set(kernels.map(([, k]) => k.name)).size).toBe(kernels.length);
+    const names = kernels.map(([, k]) => k.name);
+    expect(Object.keys(SPECS).filter((name) => !names.includes(name))).toEqual([]);
+  });
+
+  it.each(kernels)("%s: bindings and parameters are those of the WGSL, which compiles", async (_, kernel) => {
+    // A kernel that takes a spec must be listed above, or its variants would go unseen.
+    if (kernel.wgsl.length > 0) expect(SPECS).toHaveProperty(kernel.name);
+    for (const spec of SPECS[kernel.name] ?? [undefined]) {
+      const what = `${kernel.name} ${JSON.stringify(spec)}`;
+      const source = kernelSource(kernel, spec);
+      const want = new Map(kernel.bindings.map((access, i) => [i + 1, access]));
+      expect(declared(source), what).toEqual(want);
+      expect(source.match(/@binding\(/g), what).toHaveLength(1 + kernel.bindings.length);
+      const used = new Set([...source.matchAll(/\bp\.(\w+)/g)].map(([, field]) => field));
+      expect(
+        [...used].filter((field) => !(field in kernel.params)),
+        `${what}: not in params`,
+      ).toEqual([]);
+      expect(await compileErrors(gpu().device, source), what).toEqual([]);
+    }
+  });
+
+  it("sees a fault when there is one", async () => {
+    expect(declared("@group(0) @binding(2) var<storage, read_write> y: array<f32>;")).toEqual(
+      new Map([[2, "read_write"]]),
+    );
+    expect(await compileErrors(gpu().device, "fn main() { let from = 1; }")).toHaveLength(1);
+  });
+});
