@@ -88,7 +88,8 @@ ${linearMain(
         ${U.flatMap((u) => L.map((l) => `let w_${u}_${l} = weight[w_at + ${l}u * ${outC} + k_${u}];`)).join("\n        ")}
         ${T.map((t) => {
           const load = `let s_${t} = select(vec4f(), src[at_${t} + c], in_${t});`;
-          const fma = U.map((u) => `a_${t}_${u} += ${L.map((l) => `s_${t}.${"xyzw"[l]} * w_${u}_${l}`).join(" + ")};`);
+          // fma and not a sum of four products: one rounding an addition keeps more of float32.
+          const fma = U.flatMap((u) => L.map((l) => `a_${t}_${u} = fma(vec4f(s_${t}.${"xyzw"[l]}), w_${u}_${l}, a_${t}_${u});`));
           return [load, ...fma].join(" ");
         }).join("\n        ")}
         w_at += 4u * ${outC};

@@ -1,6 +1,7 @@
 /** The partial convolution U-Net of Liu et al. 2018, sec. 3.2, and the variants that released weights need. */
 import { leakyRelu, relu, sigmoid } from "../autograd/ops/activation.js";
 import { concat } from "../autograd/ops/concat.js";
+import { maskMultiply } from "../autograd/ops/maskMultiply.js";
 import { joinMasks, upsampleNearest } from "../autograd/ops/upsample.js";
 import { resizeCanvas, resizeMaskCanvas } from "../autograd/ops/window.js";
 import type { Tape } from "../autograd/tape.js";
@@ -187,8 +188,9 @@ export class PConvUNet extends Module {
     mask.check("PConvUNet", image.shape);
     const multiple = 2 ** this.config.depth;
     const up = (size: number) => multiple * Math.ceil(size / multiple);
-    let x = resizeCanvas(tape, image, up(h), up(w));
     let m = resizeMaskCanvas(tape, mask, up(h), up(w));
+    // Masked once: the first level and the last skip link both read it.
+    let x = maskMultiply(tape, resizeCanvas(tape, image, up(h), up(w)), m);
     const skips: { x: Tensor; mask: Mask }[] = [];
     for (const block of this.encoder) {
       skips.push({ x, mask: m });
@@ -207,7 +209,7 @@ export class PConvUNet extends Module {
       ];
       const joinedMask = joinMasks(tape, low, high, order);
       tape.consume(large);
-      if (i > 0) tape.consume(skip.x); // skips[0] may be the caller's image
+      tape.consume(skip.x);
       // The joined tensor holds zeros in its holes where both sources do (a convention's bias, or a raw image, may not).
       if (below.zeroUnder === m && skip.x.zeroUnder === skip.mask) joined.zeroUnder = joinedMask;
       ({ y: x, mask: m } = this.decoder[i].forward(tape, joined, joinedMask));
