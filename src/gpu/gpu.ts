@@ -166,7 +166,7 @@ export class Gpu {
     const commands = this.encoder.finish();
     this.encoder = null;
     this.pass = null;
-    this.device.queue.writeBuffer(this.uniforms, 0, this.uniformBytes.buffer as ArrayBuffer, 0, this.uniformSlots * UNIFORM_STRIDE);
+    this.device.queue.writeBuffer(this.uniforms, 0, this.uniformBytes.buffer, 0, this.uniformSlots * UNIFORM_STRIDE);
     this.uniformSlots = 0;
     this.device.queue.submit([commands]);
   }
@@ -178,7 +178,7 @@ export class Gpu {
     // Dawn on Node crashes on memory shared between threads: such views are copied first.
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
     const own = shared ? values.slice() : values;
-    this.device.queue.writeBuffer(storage.buffer, byteOffset, own.buffer as ArrayBuffer, own.byteOffset, own.byteLength);
+    this.device.queue.writeBuffer(storage.buffer, byteOffset, own.buffer, own.byteOffset, own.byteLength);
   }
 
   /** Records a copy of the first `bytes` bytes of `from` into `to`. */

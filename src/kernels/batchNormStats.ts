@@ -160,7 +160,11 @@ export function batchNormStatsRef(s: ActivationShape, x: ArrayLike<number>, mask
   const variance = new Float64Array(s.c);
   const counted = (i: number) => !mask || mask[Math.floor(i / s.c) % (maskN * s.h * s.w)] !== 0;
   let count = 0;
-  for (let i = 0; i < x.length; i++) if (counted(i)) (mean[i % s.c] += x[i]), (count += i % s.c === 0 ? 1 : 0);
+  for (let i = 0; i < x.length; i++) {
+    if (!counted(i)) continue;
+    mean[i % s.c] += x[i];
+    if (i % s.c === 0) count++;
+  }
   for (let c = 0; c < s.c; c++) mean[c] /= Math.max(count, 1);
   for (let i = 0; i < x.length; i++) if (counted(i)) variance[i % s.c] += (x[i] - mean[i % s.c]) ** 2;
   for (let c = 0; c < s.c; c++) variance[c] /= Math.max(count, 1);

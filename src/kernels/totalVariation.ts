@@ -78,7 +78,7 @@ ${linearMain(
   let col = pixel % p.w;
   let row = pixel / p.w % p.h;
   var g = vec4f();
-  // Each of the four pairs that this pixel belongs to; clamped indices stay inside, their weight is 0.
+  // Each of the four pairs that this pixel belongs to; a clamped one is the pixel itself: sign(0) = 0.
   let right = select(pixel, pixel + 1u, col + 1u < p.w);
   let left = select(pixel, pixel - 1u, col > 0u);
   let below = select(pixel, pixel + p.w, row + 1u < p.h);
