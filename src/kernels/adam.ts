@@ -24,7 +24,16 @@ export interface AdamStep {
 
 export const adamKernel = defineKernel({
   name: "adam",
-  params: { vec4s: "u32", beta1: "f32", rest1: "f32", beta2: "f32", rest2: "f32", stepSize: "f32", rootScale: "f32", eps: "f32" },
+  params: {
+    vec4s: "u32",
+    beta1: "f32",
+    rest1: "f32",
+    beta2: "f32",
+    rest2: "f32",
+    stepSize: "f32",
+    rootScale: "f32",
+    eps: "f32",
+  },
   bindings: ["read", "read_write", "read_write", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> gradient: array<vec4f>;

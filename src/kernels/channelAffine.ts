@@ -33,7 +33,11 @@ export function channelAffine(
 }
 
 /** The same in float64, channels unpadded. */
-export function channelAffineRef(x: ArrayLike<number>, scale: ArrayLike<number>, shift?: ArrayLike<number>): Float64Array {
+export function channelAffineRef(
+  x: ArrayLike<number>,
+  scale: ArrayLike<number>,
+  shift?: ArrayLike<number>,
+): Float64Array {
   const c = scale.length;
   return Float64Array.from({ length: x.length }, (_, i) => x[i] * scale[i % c] + (shift ? shift[i % c] : 0));
 }

@@ -85,7 +85,12 @@ export function compositeForwardRef(
 }
 
 /** Backward in float64, channels unpadded. */
-export function compositeBackwardRef(s: ActivationShape, maskN: number, dcomp: ArrayLike<number>, mask: ArrayLike<number>) {
+export function compositeBackwardRef(
+  s: ActivationShape,
+  maskN: number,
+  dcomp: ArrayLike<number>,
+  mask: ArrayLike<number>,
+) {
   return Float64Array.from({ length: dcomp.length }, (_, i) => {
     return (1 - mask[Math.floor(i / s.c) % (maskN * s.h * s.w)]) * dcomp[i];
   });

@@ -76,7 +76,13 @@ export function channelSlice(
 ): void {
   const { pixels, first, count } = s;
   const params = { pixels, first, count, strideX: stride(s.c), strideY: stride(count) };
-  gpu.dispatch(channelSliceKernel, undefined, params, [buffers.x, buffers.y], linearGrid((pixels * params.strideY) / 4));
+  gpu.dispatch(
+    channelSliceKernel,
+    undefined,
+    params,
+    [buffers.x, buffers.y],
+    linearGrid((pixels * params.strideY) / 4),
+  );
 }
 
 /** Forward in float64, channels unpadded. */

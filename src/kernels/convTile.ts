@@ -89,7 +89,9 @@ ${linearMain(
         ${T.map((t) => {
           const load = `let s_${t} = select(vec4f(), src[at_${t} + c], in_${t});`;
           // fma and not a sum of four products: one rounding an addition keeps more of float32.
-          const fma = U.flatMap((u) => L.map((l) => `a_${t}_${u} = fma(vec4f(s_${t}.${"xyzw"[l]}), w_${u}_${l}, a_${t}_${u});`));
+          const fma = U.flatMap((u) =>
+            L.map((l) => `a_${t}_${u} = fma(vec4f(s_${t}.${"xyzw"[l]}), w_${u}_${l}, a_${t}_${u});`),
+          );
           return [load, ...fma].join(" ");
         }).join("\n        ")}
         w_at += 4u * ${outC};

@@ -13,7 +13,16 @@ import type { Storage } from "../gpu/pool.js";
 
 export const maskJoinKernel = defineKernel({
   name: "maskJoin",
-  params: { n: "u32", h: "u32", w: "u32", lowN: "u32", lowGroups: "u32", skipN: "u32", skipGroups: "u32", lowFirst: "u32" },
+  params: {
+    n: "u32",
+    h: "u32",
+    w: "u32",
+    lowN: "u32",
+    lowGroups: "u32",
+    skipN: "u32",
+    skipGroups: "u32",
+    lowFirst: "u32",
+  },
   bindings: ["read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> low: array<f32>;              // [Na,H/2,W/2,Ga]

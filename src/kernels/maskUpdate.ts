@@ -100,7 +100,12 @@ export function maskUpdate(gpu: Gpu, s: MaskUpdateShape, spec: MaskUpdateSpec, b
 }
 
 /** The same equations in float64. */
-export function maskUpdateRef(s: MaskUpdateShape, spec: MaskUpdateSpec, mask: ArrayLike<number>, weight: ArrayLike<number>) {
+export function maskUpdateRef(
+  s: MaskUpdateShape,
+  spec: MaskUpdateSpec,
+  mask: ArrayLike<number>,
+  weight: ArrayLike<number>,
+) {
   const [P, Q] = convOutputSize("maskUpdate", s);
   const window = windowSize(s, spec.convention);
   const scale = new Float64Array(s.n * P * Q);

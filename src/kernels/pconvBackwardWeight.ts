@@ -104,8 +104,7 @@ export function pconvBackwardWeight(
 ): void {
   const size = convOutputSize("pconvBackwardWeight", s);
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
-  const spec =
-    variant === "simple" ? { in4: 1, out4: 1 } : { in4: Math.min(2, c4), out4: Math.min(2, k4) };
+  const spec = variant === "simple" ? { in4: 1, out4: 1 } : { in4: Math.min(2, c4), out4: Math.min(2, k4) };
   const taps = s.kernel[0] * s.kernel[1];
   const tilesC = Math.ceil(c4 / spec.in4);
   const tilesK = Math.ceil(k4 / spec.out4);

@@ -36,7 +36,11 @@ fn main(@builtin(local_invocation_index) local: u32) {
 });
 
 /** Records the addition of `entries` vec4s. */
-export function reduceScalar(gpu: Gpu, entries: number, b: { readonly partials: Storage; readonly value: Storage }): void {
+export function reduceScalar(
+  gpu: Gpu,
+  entries: number,
+  b: { readonly partials: Storage; readonly value: Storage },
+): void {
   gpu.dispatch(reduceScalarKernel, undefined, { entries }, [b.partials, b.value], [1]);
 }
 

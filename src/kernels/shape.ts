@@ -37,7 +37,11 @@ export function convOutputSize(where: string, s: ConvShape): readonly [p: number
   for (const [name, value] of Object.entries(positive)) {
     for (const v of [value].flat()) {
       if (!Number.isInteger(v) || v < 1) {
-        throw new ShapeError(where, `expected ${name} to be a positive integer, got ${v}`, `pass a ${name} of at least 1`);
+        throw new ShapeError(
+          where,
+          `expected ${name} to be a positive integer, got ${v}`,
+          `pass a ${name} of at least 1`,
+        );
       }
     }
   }

@@ -18,7 +18,15 @@ import { partialCount, reduceScalar } from "./reduceScalar.js";
 
 export type TvRegion = "all" | "inside" | "product";
 
-const PARAMS = { pixels: "u32", h: "u32", w: "u32", c4: "u32", regionPixels: "u32", factorX: "f32", factorY: "f32" } as const;
+const PARAMS = {
+  pixels: "u32",
+  h: "u32",
+  w: "u32",
+  c4: "u32",
+  regionPixels: "u32",
+  factorX: "f32",
+  factorY: "f32",
+} as const;
 
 /** WGSL: P at a pixel, the weight of a pair, and the pixel's row and column. */
 const helpers = (region: TvRegion) => /* wgsl */ `
@@ -138,7 +146,13 @@ export function totalVariationBackward(
 ): void {
   const params = paramsOf(s, o);
   const grid = linearGrid(params.pixels * params.c4);
-  gpu.dispatch(totalVariationBackwardKernel, { region: o.region }, params, [b.x, b.region ?? b.x, b.dvalue, b.dx], grid);
+  gpu.dispatch(
+    totalVariationBackwardKernel,
+    { region: o.region },
+    params,
+    [b.x, b.region ?? b.x, b.dvalue, b.dx],
+    grid,
+  );
 }
 
 /** Every pair with its weight, for the references: indices into the unpadded activation. */

@@ -56,7 +56,11 @@ export function upsampleForward(gpu: Gpu, s: ActivationShape, b: { readonly x: S
 }
 
 /** Records dx; `s` is the shape of x. */
-export function upsampleBackward(gpu: Gpu, s: ActivationShape, b: { readonly dy: Storage; readonly dx: Storage }): void {
+export function upsampleBackward(
+  gpu: Gpu,
+  s: ActivationShape,
+  b: { readonly dy: Storage; readonly dx: Storage },
+): void {
   const p = { n: s.n, h: s.h, w: s.w, c4: vec4s(s.c) };
   gpu.dispatch(upsampleBackwardKernel, undefined, p, [b.dy, b.dx], linearGrid(s.n * s.h * s.w * p.c4));
 }
