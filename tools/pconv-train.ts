@@ -1,0 +1,11 @@
+#!/usr/bin/env node
+/** `pconv-train`: trains a partial convolution U-Net on the user's own images. */
+import { runCommand } from "./command.js";
+import { invocation, trainCommand } from "./train/options.js";
+import { runTraining } from "./train/run.js";
+
+const command = trainCommand();
+command.action(async () => {
+  process.exitCode = await runTraining(invocation(command));
+});
+await runCommand(command);
