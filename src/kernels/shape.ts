@@ -68,15 +68,38 @@ export function convOutputSize(where: string, s: ConvShape): readonly [p: number
 /** The uniform fields of a convolution; kernels name the ones that they need. */
 export function convParams(s: ConvShape, [p, q]: readonly [number, number]) {
   return {
-    n: s.n, h: s.h, w: s.w, c4: vec4s(s.c), p, q, k4: vec4s(s.k),
-    kh: s.kernel[0], kw: s.kernel[1],
-    strideH: s.stride[0], strideW: s.stride[1],
-    padH: s.padding[0], padW: s.padding[1],
-    dilH: s.dilation[0], dilW: s.dilation[1],
-  }; // prettier-ignore
+    n: s.n,
+    h: s.h,
+    w: s.w,
+    c4: vec4s(s.c),
+    p,
+    q,
+    k4: vec4s(s.k),
+    kh: s.kernel[0],
+    kw: s.kernel[1],
+    strideH: s.stride[0],
+    strideW: s.stride[1],
+    padH: s.padding[0],
+    padW: s.padding[1],
+    dilH: s.dilation[0],
+    dilW: s.dilation[1],
+  };
 }
 
 export const CONV_PARAMS = {
-  n: "u32", h: "u32", w: "u32", c4: "u32", p: "u32", q: "u32", k4: "u32",
-  kh: "u32", kw: "u32", strideH: "i32", strideW: "i32", padH: "i32", padW: "i32", dilH: "i32", dilW: "i32",
-} as const; // prettier-ignore
+  n: "u32",
+  h: "u32",
+  w: "u32",
+  c4: "u32",
+  p: "u32",
+  q: "u32",
+  k4: "u32",
+  kh: "u32",
+  kw: "u32",
+  strideH: "i32",
+  strideW: "i32",
+  padH: "i32",
+  padW: "i32",
+  dilH: "i32",
+  dilW: "i32",
+} as const;

@@ -177,8 +177,17 @@ describe.each(conventions)("partial convolution layer, %s convention", (conventi
 
 describe("maskUpdate, by hand", () => {
   const s: MaskUpdateShape = {
-    n: 1, h: 3, w: 3, c: 1, k: 1, channels: 2, kernel: [3, 3], stride: [1, 1], padding: [1, 1], dilation: [1, 1],
-  }; // prettier-ignore
+    n: 1,
+    h: 3,
+    w: 3,
+    c: 1,
+    k: 1,
+    channels: 2,
+    kernel: [3, 3],
+    stride: [1, 1],
+    padding: [1, 1],
+    dilation: [1, 1],
+  };
 
   it("counts the outside of the image as hole, and grows the valid region", async () => {
     const mask = [1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -190,7 +199,13 @@ describe("maskUpdate, by hand", () => {
       maskUpdate(gpu(), s, { convention: "paper", biased: false }, { ...buffers, ...targets });
       const got = await t.read(scale, biasScale, maskOut);
       // One valid pixel of two channels in windows of 9 x 2.
-      expectClose("scale", got[0], u.map((v) => 9 * v), 9 * 4 * HALF_ULP, "no seed"); // prettier-ignore
+      expectClose(
+        "scale",
+        got[0],
+        u.map((v) => 9 * v),
+        9 * 4 * HALF_ULP,
+        "no seed",
+      );
       expectExact("biasScale", got[1], u, "no seed");
       expectExact("maskOut", got[2], u, "no seed");
     });

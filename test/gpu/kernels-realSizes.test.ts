@@ -15,9 +15,16 @@ import { useGpu, withScratch } from "../support/gpu.js";
 const gpu = useGpu();
 
 const layer = (size: number, c: number, k: number, kernel: number, stride = 1): ConvShape => ({
-  n: 1, h: size, w: size, c, k,
-  kernel: [kernel, kernel], stride: [stride, stride], padding: [kernel >> 1, kernel >> 1], dilation: [1, 1],
-}); // prettier-ignore
+  n: 1,
+  h: size,
+  w: size,
+  c,
+  k,
+  kernel: [kernel, kernel],
+  stride: [stride, stride],
+  padding: [kernel >> 1, kernel >> 1],
+  dilation: [1, 1],
+});
 
 const LAYERS: readonly (readonly [name: string, s: ConvShape])[] = [
   ["encoder 1 of 512x512", layer(512, 3, 64, 7, 2)],
