@@ -128,7 +128,11 @@ export class Tape {
   backward(from: Tensor, dy?: Tensor): void {
     const { n, h, w, c } = from.shape;
     if (!dy && n * h * w * c !== 1) {
-      throw new ShapeError("Tape.backward", `expected a scalar, got ${shapeText(from.shape)}`, "pass the gradient of the output");
+      throw new ShapeError(
+        "Tape.backward",
+        `expected a scalar, got ${shapeText(from.shape)}`,
+        "pass the gradient of the output",
+      );
     }
     const gradients = new Map<Tensor, Tensor>();
     const seed = this.alloc(from.shape, "seed");

@@ -36,7 +36,11 @@ export class Tensor {
   static from(gpu: Gpu, shape: ActivationShape, values: ArrayLike<number>, name: string): Tensor {
     const { n, h, w, c } = shape;
     if (values.length !== n * h * w * c) {
-      throw new ShapeError(name, `expected ${n}x${h}x${w}x${c} = ${n * h * w * c} values, got ${values.length}`, "pass NHWC values");
+      throw new ShapeError(
+        name,
+        `expected ${n}x${h}x${w}x${c} = ${n * h * w * c} values, got ${values.length}`,
+        "pass NHWC values",
+      );
     }
     const tensor = Tensor.alloc(gpu, shape, name);
     gpu.write(tensor.storage, padChannels(values, c));

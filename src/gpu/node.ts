@@ -3,7 +3,7 @@ import { create, globals } from "webgpu";
 import { GpuError } from "../errors.js";
 import { openDevice, summarize } from "./adapter.js";
 import type { Gpu } from "./gpu.js";
-import { adapterHelp, enableCachedSwiftShader } from "./softwareAdapter.js";
+import { adapterHelp, enableCachedSwiftShader, hasVulkanLoader } from "./softwareAdapter.js";
 
 // GPUBufferUsage and the like are globals in browsers; kernels use them under these names.
 Object.assign(globalThis, globals);
@@ -34,6 +34,7 @@ async function findAdapter(flags: readonly string[]): Promise<GPUAdapter | null>
  */
 export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
   const flags = options.dawnFlags ?? [];
+  if (!hasVulkanLoader()) enableCachedSwiftShader(); // before Dawn looks, which would find nothing and say so
   let adapter = await findAdapter(flags);
   if (!adapter && enableCachedSwiftShader()) adapter = await findAdapter(flags);
   if (!adapter) throw new GpuError("openGpu", "expected a WebGPU adapter, got none", adapterHelp());

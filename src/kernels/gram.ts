@@ -39,7 +39,7 @@ ${linearMain(
     let at = (n * p.pixels + i) * p.c4;
     let fa = f[at + a];
     let fb = f[at + b];
-    r0 += fa.x * fb; r1 += fa.y * fb; r2 += fa.z * fb; r3 += fa.w * fb;
+    r0 = fma(vec4f(fa.x), fb, r0); r1 = fma(vec4f(fa.y), fb, r1); r2 = fma(vec4f(fa.z), fb, r2); r3 = fma(vec4f(fa.w), fb, r3);
   }
   let to = (chunk * p.n + n) * p.c * p.c4 + b;
   if (4u * a < p.c) { partials[to + 4u * a * p.c4] = r0 * p.factor; }

@@ -74,7 +74,7 @@ ${linearMain(
       let dy_at = (row * p.q + u32(q)) * p.k4;
       ${I.map((c) => `let x_${c} = x[x_at + c_${c}];`).join(" ")}
       ${O.map((k) => `let d_${k} = dy[dy_at + k_${k}];`).join(" ")}
-      ${I.flatMap((c) => L.flatMap((l) => O.map((k) => `a_${c}_${l}_${k} += x_${c}.${"xyzw"[l]} * d_${k};`))).join(" ")}
+      ${I.flatMap((c) => L.flatMap((l) => O.map((k) => `a_${c}_${l}_${k} = fma(vec4f(x_${c}.${"xyzw"[l]}), d_${k}, a_${c}_${l}_${k});`))).join(" ")}
     }
   }
   let to = ((chunk * p.kh * p.kw + tap) * p.c4 + c0) * 4u;

@@ -124,7 +124,12 @@ export class BatchNorm2d extends Module {
   forward(tape: Tape, x: Tensor, mask: Mask | null = null): Tensor {
     const batch = this.training && !this.frozen;
     if (batch) this.num_batches_tracked.value++;
-    const tensors = { gamma: this.weight, beta: this.bias, runningMean: this.running_mean, runningVar: this.running_var };
+    const tensors = {
+      gamma: this.weight,
+      beta: this.bias,
+      runningMean: this.running_mean,
+      runningVar: this.running_var,
+    };
     return batchNorm(tape, x, mask, tensors, {
       eps: this.config.eps ?? 1e-5,
       momentum: this.config.momentum ?? 0.1,

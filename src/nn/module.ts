@@ -65,7 +65,9 @@ export abstract class Module {
     const tensors = [...this.own(Parameter, "")];
     const values = await this.gpu.read(...tensors.map(([, p]) => p.storage));
     const state: StateDict = new Map();
-    tensors.forEach(([name, p], i) => state.set(name, { dtype: "F32", shape: p.torchShape, values: p.toTorch(values[i]).slice() }));
+    tensors.forEach(([name, p], i) =>
+      state.set(name, { dtype: "F32", shape: p.torchShape, values: p.toTorch(values[i]).slice() }),
+    );
     for (const [name, counter] of this.own(Counter, "")) {
       state.set(name, { dtype: "I64", shape: [], values: BigInt64Array.of(BigInt(counter.value)) });
     }
@@ -81,14 +83,21 @@ export abstract class Module {
     const counters = new Map(this.own(Counter, ""));
     const missing = [...wanted.keys()].filter((name) => !state.has(name));
     const unexpected = [...state.keys()].filter((name) => !wanted.has(name) && !counters.has(name));
-    const list = (names: string[]) => names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+    const list = (names: string[]) =>
+      names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
     const help = "use weights of the same architecture, width and depth";
-    if (missing.length) throw new FormatError(where, `expected the tensors of this model, got none named ${list(missing)}`, help);
-    if (unexpected.length) throw new FormatError(where, `expected only this model's tensors, got also ${list(unexpected)}`, help);
+    if (missing.length)
+      throw new FormatError(where, `expected the tensors of this model, got none named ${list(missing)}`, help);
+    if (unexpected.length)
+      throw new FormatError(where, `expected only this model's tensors, got also ${list(unexpected)}`, help);
     for (const [name, parameter] of wanted) {
       const { shape } = state.get(name)!;
       if (shape.join() !== parameter.torchShape.join()) {
-        throw new FormatError(where, `expected ${name} of shape ${parameter.torchShape.join("x")}, got ${shape.join("x")}`, help);
+        throw new FormatError(
+          where,
+          `expected ${name} of shape ${parameter.torchShape.join("x")}, got ${shape.join("x")}`,
+          help,
+        );
       }
     }
     for (const [name, parameter] of wanted) parameter.set(state.get(name)!.toFloat32());

@@ -33,7 +33,11 @@ export class Parameter extends Tensor {
   /** Uploads values in PyTorch's layout. */
   set(values: ArrayLike<number>): void {
     if (values.length !== this.size) {
-      throw new ShapeError(this.name, `expected ${this.torchShape.join("x")} = ${this.size} values, got ${values.length}`, "check the shape");
+      throw new ShapeError(
+        this.name,
+        `expected ${this.torchShape.join("x")} = ${this.size} values, got ${values.length}`,
+        "check the shape",
+      );
     }
     this.gpu.write(this.storage, this.fromTorch(values));
   }

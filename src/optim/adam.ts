@@ -49,7 +49,12 @@ export class Adam {
     const options = { lr: this.lr, beta1, beta2, eps: this.eps, t: this.steps };
     for (const { parameter, m, v } of this.slots) {
       if (!parameter.grad) continue;
-      adam(parameter.gpu, parameter.vec4s, options, { parameter: parameter.storage, gradient: parameter.grad.storage, m, v });
+      adam(parameter.gpu, parameter.vec4s, options, {
+        parameter: parameter.storage,
+        gradient: parameter.grad.storage,
+        m,
+        v,
+      });
     }
     this.zeroGrad();
   }
@@ -69,7 +74,11 @@ export class Adam {
     const state: StateDict = new Map();
     this.slots.forEach(({ name, parameter }, i) => {
       for (const [j, key] of ["m", "v"].entries()) {
-        state.set(`${key}.${name}`, { dtype: "F32", shape: parameter.torchShape, values: parameter.toTorch(values[2 * i + j]).slice() });
+        state.set(`${key}.${name}`, {
+          dtype: "F32",
+          shape: parameter.torchShape,
+          values: parameter.toTorch(values[2 * i + j]).slice(),
+        });
       }
     });
     state.set("steps", { dtype: "I64", shape: [], values: BigInt64Array.of(BigInt(this.steps)) });
@@ -88,14 +97,20 @@ export class Adam {
         const wanted = slot.parameter.torchShape;
         if (!entry || entry.shape.join() !== wanted.join()) {
           const got = entry ? entry.shape.join("x") : "none";
-          throw new FormatError(where, `expected ${key}.${slot.name} of shape ${wanted.join("x")}, got ${got}`, "resume with the same model");
+          throw new FormatError(
+            where,
+            `expected ${key}.${slot.name} of shape ${wanted.join("x")}, got ${got}`,
+            "resume with the same model",
+          );
         }
         loads.push([slot, slot[key], entry]);
       }
     }
     const steps = state.get("steps");
-    if (!steps) throw new FormatError(where, "expected the number of steps, got none", "use a checkpoint made by this library");
-    for (const [slot, storage, entry] of loads) slot.parameter.gpu.write(storage, slot.parameter.fromTorch(entry.toFloat32()));
+    if (!steps)
+      throw new FormatError(where, "expected the number of steps, got none", "use a checkpoint made by this library");
+    for (const [slot, storage, entry] of loads)
+      slot.parameter.gpu.write(storage, slot.parameter.fromTorch(entry.toFloat32()));
     this.steps = Math.trunc(steps.toFloat32()[0]);
   }
 

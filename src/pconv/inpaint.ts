@@ -22,7 +22,11 @@ export interface Inpainted {
 export async function inpaint(model: PConvUNet, picture: Picture, mask: MaskPicture): Promise<Inpainted> {
   const { width, height } = picture;
   if (mask.width !== width || mask.height !== height) {
-    throw new ShapeError("inpaint", `expected a mask of ${width}x${height}, got ${mask.width}x${mask.height}`, "resize the mask to the picture");
+    throw new ShapeError(
+      "inpaint",
+      `expected a mask of ${width}x${height}, got ${mask.width}x${mask.height}`,
+      "resize the mask to the picture",
+    );
   }
   const wasTraining = model.training;
   const tape = new Tape(model.gpu, { grad: false });

@@ -75,7 +75,11 @@ export class InpaintingLoss {
     this.weights = { ...LOSS_WEIGHTS, ...nvidia, ...config.weights };
     this.normalized = config.normalized ?? false;
     if (this.variant === "nvidia" && !this.vgg) {
-      throw new UserError("InpaintingLoss", "expected VGG weights for the variant nvidia, got none", "pass vgg, or use the variant paper");
+      throw new UserError(
+        "InpaintingLoss",
+        "expected VGG weights for the variant nvidia, got none",
+        "pass vgg, or use the variant paper",
+      );
     }
   }
 
@@ -147,10 +151,20 @@ export class InpaintingLoss {
       case "pytorch":
         return totalVariation(tape, comp, { region: "all", factorX: wholeX, factorY: wholeY });
       case "keras":
-        return totalVariation(tape, comp, { region: "product", mask: dilateHole(tape, mask), factorX: wholeX, factorY: wholeY });
+        return totalVariation(tape, comp, {
+          region: "product",
+          mask: dilateHole(tape, mask),
+          factorX: wholeX,
+          factorY: wholeY,
+        });
       default: {
         const factor = 1 / (n * c * h * w);
-        return totalVariation(tape, comp, { region: "inside", mask: dilateHole(tape, mask), factorX: factor, factorY: factor });
+        return totalVariation(tape, comp, {
+          region: "inside",
+          mask: dilateHole(tape, mask),
+          factorX: factor,
+          factorY: factor,
+        });
       }
     }
   }

@@ -55,10 +55,15 @@ export function unetConfig(given: Partial<UNetConfig> = {}): UNetConfig {
   if (!Number.isInteger(depth) || depth < 1 || depth > 12) {
     throw new UserError("depth", `expected an integer from 1 to 12, got ${depth}`, "the paper's network has 8 levels");
   }
-  if (!(width > 0 && width <= 8)) throw new UserError("width", `expected a factor above 0 and up to 8, got ${width}`, "1 is the paper's width");
+  if (!(width > 0 && width <= 8))
+    throw new UserError("width", `expected a factor above 0 and up to 8, got ${width}`, "1 is the paper's width");
   const channels = given.channels ?? widthChannels(width, depth);
   if (channels.length !== depth || channels.some((c) => !Number.isInteger(c) || c < 1)) {
-    throw new UserError("channels", `expected ${depth} positive integers, got ${channels.join(", ")}`, "give one number per encoder level");
+    throw new UserError(
+      "channels",
+      `expected ${depth} positive integers, got ${channels.join(", ")}`,
+      "give one number per encoder level",
+    );
   }
   return {
     convention: "paper",
@@ -144,7 +149,16 @@ export class PConvUNet extends Module {
     this.encoder = channels.map((outChannels, i) => {
       const bias = c.convBias === "all";
       const inChannels = i === 0 ? 3 : channels[i - 1];
-      return new PConvBlock(gpu, c, { inChannels, outChannels, kernel: KERNELS[i] ?? 3, stride: 2, bn: i > 0, activation: "relu", bias, rng });
+      return new PConvBlock(gpu, c, {
+        inChannels,
+        outChannels,
+        kernel: KERNELS[i] ?? 3,
+        stride: 2,
+        bn: i > 0,
+        activation: "relu",
+        bias,
+        rng,
+      });
     });
     this.decoder = channels.map((deep, i) => {
       const skip = i === 0 ? 3 : channels[i - 1];
@@ -162,7 +176,8 @@ export class PConvUNet extends Module {
         rng,
       });
     });
-    this.headConv = c.head === "sigmoid" ? new Conv2d(gpu, { inChannels: 3, outChannels: 3, kernelSize: 1, rng }) : null;
+    this.headConv =
+      c.head === "sigmoid" ? new Conv2d(gpu, { inChannels: 3, outChannels: 3, kernelSize: 1, rng }) : null;
   }
 
   override children(): [string, Module][] {

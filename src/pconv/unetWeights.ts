@@ -10,7 +10,10 @@ import { PConvUNet, type UNetConfig, unetConfig } from "./unet.js";
 const CONFIG_KEY = "pconv-webgpu.unet";
 
 /** The model's weights, statistics and configuration as a safetensors file. `extra` goes into the metadata too. */
-export async function unetToSafetensors(model: PConvUNet, extra: Readonly<Record<string, string>> = {}): Promise<Uint8Array> {
+export async function unetToSafetensors(
+  model: PConvUNet,
+  extra: Readonly<Record<string, string>> = {},
+): Promise<Uint8Array> {
   return writeSafetensors(await model.stateDict(), { ...extra, [CONFIG_KEY]: JSON.stringify(model.config) });
 }
 
@@ -24,7 +27,9 @@ function storedConfig(text: string, where: string): UNetConfig {
     const parsed: unknown = JSON.parse(text);
     if (typeof parsed === "object" && parsed !== null) return unetConfig(parsed);
   } catch (cause) {
-    throw new FormatError(where, `expected a U-Net configuration in the metadata, got ${text.slice(0, 60)}`, help, { cause });
+    throw new FormatError(where, `expected a U-Net configuration in the metadata, got ${text.slice(0, 60)}`, help, {
+      cause,
+    });
   }
   throw new FormatError(where, `expected a U-Net configuration in the metadata, got ${text.slice(0, 60)}`, help);
 }
@@ -65,7 +70,12 @@ export function unetFromCheckpoint(gpu: Gpu, weights: Weights, where: string): P
     );
   }
   const model = port
-    ? new PConvUNet(gpu, { channels: encoderChannels(port), convention: "pytorch", bnStatistics: "all", range: "imagenet" })
+    ? new PConvUNet(gpu, {
+        channels: encoderChannels(port),
+        convention: "pytorch",
+        bnStatistics: "all",
+        range: "imagenet",
+      })
     : new PConvUNet(gpu, storedConfig(config!, where));
   try {
     model.loadStateDict(port ?? weights.tensors, where);

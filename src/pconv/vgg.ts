@@ -50,7 +50,11 @@ export class Vgg extends Module {
       const [outChannels] = weight.shape;
       const wanted = [outChannels, inChannels, 3, 3];
       if (weight.shape.join() !== wanted.join() || bias.shape.join() !== String(outChannels)) {
-        throw new FormatError(where, `expected features.${index}.weight of shape ${wanted.join("x")}, got ${weight.shape.join("x")}`, help);
+        throw new FormatError(
+          where,
+          `expected features.${index}.weight of shape ${wanted.join("x")}, got ${weight.shape.join("x")}`,
+          help,
+        );
       }
       const spec = { index, inChannels, outChannels, weight, bias };
       inChannels = outChannels;

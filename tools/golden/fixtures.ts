@@ -18,7 +18,8 @@ export async function checkFixture(folder: GoldenFolder, fixture: Fixture): Prom
   const twin = fixture.same_tensors_as?.split(" ")[0];
   if (twin) {
     for (const [name, want] of await folder.tensors(twin)) {
-      const got = weights.tensors.get(name) ?? weights.tensors.get(`model.${name}`) ?? weights.tensors.get(`tensors.${name}`);
+      const got =
+        weights.tensors.get(name) ?? weights.tensors.get(`model.${name}`) ?? weights.tensors.get(`tensors.${name}`);
       const problem = sameTensor(got, want);
       if (problem) failures.push(`${name}: ${problem}`);
     }

@@ -40,11 +40,19 @@ export async function nchw(t: Tensor): Promise<Float32Array> {
 export async function maskValues(gpu: Gpu, mask: Mask, shape: readonly number[]): Promise<Float32Array> {
   const [values] = await gpu.read(mask.storage);
   const [n, c, h, w] = shape;
-  return Float32Array.from({ length: n * c * h * w }, (_, i) => values[(Math.floor(i / (c * h * w)) % mask.n) * h * w + (i % (h * w))]);
+  return Float32Array.from(
+    { length: n * c * h * w },
+    (_, i) => values[(Math.floor(i / (c * h * w)) % mask.n) * h * w + (i % (h * w))],
+  );
 }
 
 /** One partial convolution, forward and backward. */
-export async function partialConv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, convention: PConvConvention): Promise<Computed> {
+export async function partialConv(
+  gpu: Gpu,
+  folder: GoldenFolder,
+  c: GoldenCase,
+  convention: PConvConvention,
+): Promise<Computed> {
   const tape = new Tape(gpu);
   const x = image(tape, await folder.get(c, "x"), "x");
   x.requiresGrad = true;
@@ -80,7 +88,12 @@ export async function partialConv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase,
 }
 
 /** Kernel, stride and padding of PCBActiv's samples. */
-const SAMPLES: Record<string, [number, number, number]> = { "down-7": [7, 2, 3], "down-5": [5, 2, 2], "down-3": [3, 2, 1], "none-3": [3, 1, 1] };
+const SAMPLES: Record<string, [number, number, number]> = {
+  "down-7": [7, 2, 3],
+  "down-5": [5, 2, 2],
+  "down-3": [3, 2, 1],
+  "none-3": [3, 1, 1],
+};
 
 /** naoto0804's PCBActiv: partial convolution, batch norm over all pixels, activation; holes as the reference leaves them. */
 export async function pcbActiv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): Promise<Computed> {
@@ -111,13 +124,19 @@ export async function pcbActiv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): P
   const [gamma, beta] = [param("bn.weight"), param("bn.bias")];
   const [runningMean, runningVar] = [param("bn.running_mean", false), param("bn.running_var", false)];
   if (c.params["bn"] === true) {
-    y = batchNorm(tape, y, result.mask, { gamma: gamma!, beta: beta!, runningMean: runningMean!, runningVar: runningVar! }, {
-      eps: c.params["bn_eps"] as number,
-      momentum: c.params["bn_momentum"] as number,
-      mode: train ? "batch" : "fixed",
-      statistics: "all",
-      holes: "keep",
-    });
+    y = batchNorm(
+      tape,
+      y,
+      result.mask,
+      { gamma: gamma!, beta: beta!, runningMean: runningMean!, runningVar: runningVar! },
+      {
+        eps: c.params["bn_eps"] as number,
+        momentum: c.params["bn_momentum"] as number,
+        mode: train ? "batch" : "fixed",
+        statistics: "all",
+        holes: "keep",
+      },
+    );
   }
   if (c.params["activ"] === "relu") y = relu(tape, y);
   if (c.params["activ"] === "leaky") y = leakyRelu(tape, y, c.params["leaky_slope"] as number);
@@ -126,14 +145,21 @@ export async function pcbActiv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): P
   computed.set("mask_out", await maskValues(gpu, result.mask, c.tensors["mask_out"].shape));
   tape.backward(y, image(tape, await folder.get(c, "grad_out"), "dy"));
   computed.set("grad_x", await nchw(x.grad!));
-  const gradients = { "conv.input_conv.weight": layer.weight, "conv.input_conv.bias": layer.bias, "bn.weight": gamma, "bn.bias": beta };
+  const gradients = {
+    "conv.input_conv.weight": layer.weight,
+    "conv.input_conv.bias": layer.bias,
+    "bn.weight": gamma,
+    "bn.bias": beta,
+  };
   for (const [name, p] of Object.entries(gradients)) {
     if (p?.grad) computed.set(`grad.${name}`, p.toTorch((await gpu.read(p.grad.storage))[0]));
   }
   if (runningMean && runningVar) {
     computed.set("after.bn.running_mean", await runningMean.values());
     computed.set("after.bn.running_var", await runningVar.values());
-    computed.set("after.bn.num_batches_tracked", [before.get("bn.num_batches_tracked")!.toFloat64()[0] + Number(train)]);
+    computed.set("after.bn.num_batches_tracked", [
+      before.get("bn.num_batches_tracked")!.toFloat64()[0] + Number(train),
+    ]);
   }
   for (const p of [gamma, beta, runningMean, runningVar]) p?.free();
   x.grad!.free();
@@ -176,7 +202,8 @@ export async function adamSteps(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): 
     optimizer.step();
     computed.set(`p${t}`, await parameter.values());
     const state = await optimizer.stateDict();
-    for (const key of ["m", "v"]) computed.set(`${key}${t}`, Float32Array.from(state.get(`${key}.p`)!.values as Float32Array));
+    for (const key of ["m", "v"])
+      computed.set(`${key}${t}`, Float32Array.from(state.get(`${key}.p`)!.values as Float32Array));
   }
   optimizer.free();
   parameter.free();

@@ -38,7 +38,14 @@ export async function termValues(result: InpaintingLossResult): Promise<Map<stri
 function weightsOf(c: GoldenCase, variant: LossVariant): Partial<Record<LossTerm, number>> {
   const w = c.params["weights"] as Record<string, number> | undefined;
   if (!w || variant === "nvidia") return {};
-  return { valid: w["valid"], hole: w["hole"], perceptual: w["prc"], styleOut: w["style"], styleComp: w["style"], tv: w["tv"] };
+  return {
+    valid: w["valid"],
+    hole: w["hole"],
+    perceptual: w["prc"],
+    styleOut: w["style"],
+    styleComp: w["style"],
+    tv: w["tv"],
+  };
 }
 
 export async function loss(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, variant: LossVariant): Promise<Computed> {
@@ -51,7 +58,12 @@ export async function loss(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, varian
   const mask = maskOf(tape, await folder.get(from, "mask"));
   const vgg = new Vgg(gpu, await folder.tensors(String(c.params["vgg"])));
   const normalized = c.params["vgg_input"] === "as is";
-  const result = new InpaintingLoss({ variant, vgg, normalized, weights: weightsOf(c, variant) }).forward(tape, output, gt, mask);
+  const result = new InpaintingLoss({ variant, vgg, normalized, weights: weightsOf(c, variant) }).forward(
+    tape,
+    output,
+    gt,
+    mask,
+  );
   const computed = await termValues(result);
   tape.backward(result.total);
   computed.set("grad_output", await nchw(output.grad!));

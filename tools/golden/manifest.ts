@@ -1,5 +1,5 @@
 /** The `pconv-golden/1` format: manifest.json beside safetensors files, NCHW and OIHW, masks 1 = valid. */
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FormatError } from "../../src/errors.js";
 import type { TensorEntry } from "../../src/io/tensorEntry.js";
@@ -11,7 +11,9 @@ export interface GoldenCase {
   readonly reference: string;
   readonly file: string;
   readonly params: Readonly<Record<string, unknown>>;
-  readonly tensors: Readonly<Record<string, { readonly role: "input" | "expected"; readonly tensor: string; readonly shape: readonly number[] }>>;
+  readonly tensors: Readonly<
+    Record<string, { readonly role: "input" | "expected"; readonly tensor: string; readonly shape: readonly number[] }>
+  >;
   readonly tolerance: Readonly<Record<string, { readonly atol: number; readonly rtol: number }>>;
 }
 
@@ -59,6 +61,17 @@ export class GoldenFolder {
     return join(this.dir, file);
   }
 
+  /** The first file that a case names and the folder does not have. */
+  async missingFile(c: GoldenCase): Promise<string | undefined> {
+    const weights = [c.params["weights"], c.params["vgg"]].filter(
+      (f): f is string => typeof f === "string" && /\.\w+$/.test(f),
+    );
+    for (const file of [c.file, ...weights]) {
+      if (!(await stat(this.path(file)).catch(() => null))) return file;
+    }
+    return undefined;
+  }
+
   /** Tensors of one file. */
   tensors(file: string): Promise<Map<string, TensorEntry>> {
     let tensors = this.files.get(file);
@@ -68,7 +81,8 @@ export class GoldenFolder {
 
   case(id: string): GoldenCase {
     const found = this.manifest.cases.find((c) => c.id === id);
-    if (!found) throw new FormatError("golden", `expected a case ${id}, got none`, "the manifest refers to a case that it lacks");
+    if (!found)
+      throw new FormatError("golden", `expected a case ${id}, got none`, "the manifest refers to a case that it lacks");
     return found;
   }
 
@@ -81,14 +95,16 @@ export class GoldenFolder {
   /** A tensor of a case by its key. */
   async get(c: GoldenCase, key: string): Promise<TensorEntry> {
     const tensor = await this.find(c, key);
-    if (!tensor) throw new FormatError(c.id, `expected a tensor ${key}, got none`, "the manifest or its file is incomplete");
+    if (!tensor)
+      throw new FormatError(c.id, `expected a tensor ${key}, got none`, "the manifest or its file is incomplete");
     return tensor;
   }
 
   /** Keys of a case that begin with `prefix`, with their tensors, the prefix taken off. */
   async all(c: GoldenCase, prefix: string): Promise<Map<string, TensorEntry>> {
     const found = new Map<string, TensorEntry>();
-    for (const key of Object.keys(c.tensors)) if (key.startsWith(prefix)) found.set(key.slice(prefix.length), await this.get(c, key));
+    for (const key of Object.keys(c.tensors))
+      if (key.startsWith(prefix)) found.set(key.slice(prefix.length), await this.get(c, key));
     return found;
   }
 }

@@ -75,12 +75,20 @@ async function dataOf(folder: GoldenFolder, c: GoldenCase) {
   const find = async (keys: string[], pattern: RegExp) => {
     for (const key of keys) if (key in c.tensors) return folder.get(c, key);
     const other = pattern.exec(words)?.[1];
-    if (!other) throw new FormatError(c.id, `expected ${keys[0]} or a case that has it, got neither`, "the manifest is incomplete");
+    if (!other)
+      throw new FormatError(
+        c.id,
+        `expected ${keys[0]} or a case that has it, got neither`,
+        "the manifest is incomplete",
+      );
     const from = folder.case(other);
     return folder.get(from, keys.find((k) => k in from.tensors) ?? keys[0]);
   };
   return {
-    gt: await find(["gt", "gt01"], /(?:gt = (\S+) gt|data of (\S+))/.test(words) ? /(?:gt = |data of )(\S+)/ : /(\S+) gt/),
+    gt: await find(
+      ["gt", "gt01"],
+      /(?:gt = (\S+) gt|data of (\S+))/.test(words) ? /(?:gt = |data of )(\S+)/ : /(\S+) gt/,
+    ),
     mask: await find(["mask"], /data of (\S+)/.test(words) ? /data of (\S+)/ : /(\S+) mask;/),
   };
 }
@@ -97,7 +105,16 @@ async function start(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): Promise<Run
   const { convention, concat, convBias, head, bnEps } = formOf(c);
   const init = await initOf(folder, c);
   const channels = channelsOf(init);
-  const model = new PConvUNet(gpu, { channels, convention, concat, convBias, head, bnEps, bnStatistics: "all", range: "imagenet" });
+  const model = new PConvUNet(gpu, {
+    channels,
+    convention,
+    concat,
+    convBias,
+    head,
+    bnEps,
+    bnStatistics: "all",
+    range: "imagenet",
+  });
   model.loadStateDict(withStatistics(init), c.id);
   const adam = c.params["adam"] as { betas: [number, number]; eps: number } | undefined;
   const lr = (c.params["lr"] as number | undefined) ?? 0;
@@ -109,7 +126,12 @@ async function start(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): Promise<Run
  * Adam's moments follow from the stored gradients. Returns whether everything was there; the manifest allows 20 times the
  * tolerance for a run on its own state.
  */
-async function force(folder: GoldenFolder, run: Run, before: readonly GoldenCase[], last: GoldenCase): Promise<boolean> {
+async function force(
+  folder: GoldenFolder,
+  run: Run,
+  before: readonly GoldenCase[],
+  last: GoldenCase,
+): Promise<boolean> {
   const after = await renamed(folder, last, "after.");
   if (![...after.keys()].some((name) => name.endsWith("conv.weight"))) return false;
   run.model.loadStateDict(after, last.id);
@@ -121,12 +143,17 @@ async function force(folder: GoldenFolder, run: Run, before: readonly GoldenCase
     const m = new Float64Array(p.size);
     const v = new Float64Array(p.size);
     for (const g of gradients) {
-      g.get(name)!.toFloat64().forEach((x, i) => {
-        m[i] = betas[0] * m[i] + (1 - betas[0]) * x;
-        v[i] = betas[1] * v[i] + (1 - betas[1]) * x * x;
-      });
+      g.get(name)!
+        .toFloat64()
+        .forEach((x, i) => {
+          m[i] = betas[0] * m[i] + (1 - betas[0]) * x;
+          v[i] = betas[1] * v[i] + (1 - betas[1]) * x * x;
+        });
     }
-    for (const [key, values] of [["m", m], ["v", v]] as const) {
+    for (const [key, values] of [
+      ["m", m],
+      ["v", v],
+    ] as const) {
       state.set(`${key}.${name}`, { shape: p.torchShape, toFloat32: () => Float32Array.from(values) });
     }
   }
@@ -144,7 +171,11 @@ export async function trainStep(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, r
     const last = folder.case(previous);
     run = runs.get(previous) ?? (await start(gpu, folder, folder.case(previous.replace(/\d+$/, "1"))));
     const chain: GoldenCase[] = [];
-    for (let id: string | undefined = previous; id; id = /after\.\* of (\S+),/.exec(String(folder.case(id).params["start"]))?.[1]) {
+    for (
+      let id: string | undefined = previous;
+      id;
+      id = /after\.\* of (\S+),/.exec(String(folder.case(id).params["start"]))?.[1]
+    ) {
       chain.unshift(folder.case(id));
     }
     if (!(await force(folder, run, chain, last))) slack = 20;
@@ -179,8 +210,15 @@ export async function trainStep(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, r
     optimizer.lr = c.params["lr"];
     optimizer.step();
     const moments = await optimizer.stateDict();
-    for (const [prefix, ours] of [["adam_m.", "m."], ["adam_v.", "v."]] as const) {
-      for (const key of keysOf(prefix)) computed.set(key, Float32Array.from(moments.get(ours + ourName(key.slice(prefix.length)))!.values as Float32Array));
+    for (const [prefix, ours] of [
+      ["adam_m.", "m."],
+      ["adam_v.", "v."],
+    ] as const) {
+      for (const key of keysOf(prefix))
+        computed.set(
+          key,
+          Float32Array.from(moments.get(ours + ourName(key.slice(prefix.length)))!.values as Float32Array),
+        );
     }
   } else optimizer.zeroGrad();
   const state = await model.stateDict();

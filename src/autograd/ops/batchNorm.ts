@@ -43,19 +43,28 @@ export function batchNorm(
   const validOnly = mask !== null && o.statistics === "valid";
   const stats = tape.storage(3 * vec4s(shape.c) * 16, "batchNorm.stats");
   if (o.mode === "batch") {
-    batchNormStats(gpu, shape, { eps: o.eps, momentum: o.momentum, maskN }, {
-      x: x.storage,
-      mask: validOnly ? mask.storage : undefined,
-      stats,
-      runningMean: runningMean.storage,
-      runningVar: runningVar.storage,
-    });
+    batchNormStats(
+      gpu,
+      shape,
+      { eps: o.eps, momentum: o.momentum, maskN },
+      {
+        x: x.storage,
+        mask: validOnly ? mask.storage : undefined,
+        stats,
+        runningMean: runningMean.storage,
+        runningVar: runningVar.storage,
+      },
+    );
   } else {
-    batchNormFixed(gpu, { c: shape.c, eps: o.eps }, {
-      runningMean: runningMean.storage,
-      runningVar: runningVar.storage,
-      stats,
-    });
+    batchNormFixed(
+      gpu,
+      { c: shape.c, eps: o.eps },
+      {
+        runningMean: runningMean.storage,
+        runningVar: runningVar.storage,
+        stats,
+      },
+    );
   }
   const y = tape.alloc(shape, "batchNorm");
   batchNormForward(gpu, shape, maskN, {
@@ -73,15 +82,20 @@ export function batchNorm(
     const sums = tape.alloc({ n: 1, h: 1, w: 1, c: 8 * c4 }, "batchNorm.sums");
     const dx = tape.alloc(shape, "batchNorm.dx");
     const statistics = o.mode === "fixed" ? "fixed" : validOnly ? "valid" : "all";
-    batchNormBackward(gpu, shape, { statistics, masked, maskN }, {
-      x: x.storage,
-      dy: dy.storage,
-      stats,
-      gamma: gamma.storage,
-      mask: mask?.storage,
-      sums: sums.storage,
-      dx: dx.storage,
-    });
+    batchNormBackward(
+      gpu,
+      shape,
+      { statistics, masked, maskN },
+      {
+        x: x.storage,
+        dy: dy.storage,
+        stats,
+        gamma: gamma.storage,
+        mask: mask?.storage,
+        sums: sums.storage,
+        dx: dx.storage,
+      },
+    );
     const half = (first: number, like: Tensor) => {
       const d = tape.alloc(like.shape, `${like.name}.grad`);
       channelSlice(gpu, { pixels: 1, c: 8 * c4, first, count: shape.c }, { x: sums.storage, y: d.storage });

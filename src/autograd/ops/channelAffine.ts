@@ -11,7 +11,11 @@ import type { Tensor } from "../tensor.js";
 export function channelAffine(tape: Tape, x: Tensor, scale: readonly number[], shift: readonly number[]): Tensor {
   const { c } = x.shape;
   if (scale.length !== c || shift.length !== c) {
-    throw new ShapeError("channelAffine", `expected ${c} factors and offsets, got ${scale.length} and ${shift.length}`, "pass one per channel");
+    throw new ShapeError(
+      "channelAffine",
+      `expected ${c} factors and offsets, got ${scale.length} and ${shift.length}`,
+      "pass one per channel",
+    );
   }
   const sizes = { vec4s: x.vec4s, c4: vec4s(c) };
   const factors = tape.gpu.constant(scale);

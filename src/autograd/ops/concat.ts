@@ -11,7 +11,11 @@ export function concat(tape: Tape, a: Tensor, b: Tensor): Tensor {
   const { n, h, w, c: ca } = a.shape;
   const cb = b.shape.c;
   if (b.shape.n !== n || b.shape.h !== h || b.shape.w !== w) {
-    throw new ShapeError("concat", `expected equal n, h and w, got ${shapeText(a.shape)} and ${shapeText(b.shape)}`, "resize one of them");
+    throw new ShapeError(
+      "concat",
+      `expected equal n, h and w, got ${shapeText(a.shape)} and ${shapeText(b.shape)}`,
+      "resize one of them",
+    );
   }
   const pixels = n * h * w;
   const y = tape.alloc({ n, h, w, c: ca + cb }, "concat");

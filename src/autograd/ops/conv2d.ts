@@ -99,7 +99,11 @@ function ratioOf(tape: Tape, mask: Mask, s: ConvShape, o: PConv2dOptions, biased
   const known = mask.ratios.get(key);
   if (known) return known;
   if (!o.multiChannel && mask.groups !== 1) {
-    throw new ShapeError("pconv2d", `expected one mask group without multiChannel, got ${mask.groups}`, "set multiChannel");
+    throw new ShapeError(
+      "pconv2d",
+      `expected one mask group without multiChannel, got ${mask.groups}`,
+      "set multiChannel",
+    );
   }
   const shape = { ...s, n: mask.n, c: mask.groups, k: 1, channels: counted.reduce((a, b) => a + b, 0) };
   const [h, w] = convOutputSize("pconv2d", s);

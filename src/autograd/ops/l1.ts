@@ -20,9 +20,14 @@ export function l1(tape: Tape, prediction: Tensor, target: Tensor, o: L1OpOption
   const { shape } = prediction;
   const { region = "all", mask } = o;
   if (shapeText(shape) !== shapeText(target.shape)) {
-    throw new ShapeError("l1", `expected equal shapes, got ${shapeText(shape)} and ${shapeText(target.shape)}`, "compare like with like");
+    throw new ShapeError(
+      "l1",
+      `expected equal shapes, got ${shapeText(shape)} and ${shapeText(target.shape)}`,
+      "compare like with like",
+    );
   }
-  if (target.requiresGrad) throw new ShapeError("l1", "expected a constant target, got one that requires a gradient", "swap the arguments");
+  if (target.requiresGrad)
+    throw new ShapeError("l1", "expected a constant target, got one that requires a gradient", "swap the arguments");
   if (region !== "all") {
     if (!mask) throw new ShapeError("l1", `expected a mask for region ${region}, got none`, "pass the mask");
     mask.check("l1", shape);

@@ -10,7 +10,9 @@ export function maskMultiply(tape: Tape, x: Tensor, mask: Mask): Tensor {
   if (x.zeroUnder === mask) return x;
   mask.check("maskMultiply", x.shape);
   const { gpu } = tape;
-  const groupOf = gpu.constant(mask.channelsFor("maskMultiply", x.shape.c).flatMap((count, g) => Array<number>(count).fill(g)));
+  const groupOf = gpu.constant(
+    mask.channelsFor("maskMultiply", x.shape.c).flatMap((count, g) => Array<number>(count).fill(g)),
+  );
   const apply = (from: Tensor, name: string) => {
     const to = tape.alloc(x.shape, name);
     const buffers = { x: from.storage, mask: mask.storage, groupOf, y: to.storage };

@@ -30,7 +30,11 @@ export function joinMasks(
   const n = Math.max(low.mask.n, skip.mask.n);
   if (h !== 2 * low.mask.h || w !== 2 * low.mask.w || [low, skip].some((s) => s.mask.n !== n && s.mask.n !== 1)) {
     const text = (m: Mask) => `${m.n}x${m.h}x${m.w}`;
-    throw new ShapeError("joinMasks", `expected a skip mask twice the size, got ${text(low.mask)} and ${text(skip.mask)}`, "check the levels");
+    throw new ShapeError(
+      "joinMasks",
+      `expected a skip mask twice the size, got ${text(low.mask)} and ${text(skip.mask)}`,
+      "check the levels",
+    );
   }
   const groups = [low.mask.channelsFor("joinMasks", low.channels), skip.mask.channelsFor("joinMasks", skip.channels)];
   const joined = tape.allocMask({ n, h, w }, (order === "up-skip" ? groups : groups.reverse()).flat());

@@ -13,7 +13,12 @@ export function weightedSum(tape: Tape, terms: readonly Tensor[], weights: reado
   let sum = scaled(first, weights[0]);
   rest.forEach((term, i) => {
     const next = tape.alloc(first.shape, "weightedSum");
-    kernel(tape.gpu, first.vec4s, { alpha: 1, beta: weights[i + 1] }, { a: sum.storage, b: term.storage, y: next.storage });
+    kernel(
+      tape.gpu,
+      first.vec4s,
+      { alpha: 1, beta: weights[i + 1] },
+      { a: sum.storage, b: term.storage, y: next.storage },
+    );
     tape.release(sum.storage);
     sum = next;
   });

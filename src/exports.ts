@@ -1,0 +1,55 @@
+/** What both entries export; see index.ts and browser.ts for how a device is opened and files are read. */
+export { FormatError, GpuError, ShapeError, UserError } from "./errors.js";
+
+// Device
+export { Gpu, type AdapterSummary, type Grid } from "./gpu/gpu.js";
+export { defineKernel, type Kernel } from "./gpu/kernel.js";
+export { linearGrid, linearMain } from "./gpu/linear.js";
+export type { MemoryUse, Storage } from "./gpu/pool.js";
+
+// Autograd
+export { Mask, Tensor } from "./autograd/tensor.js";
+export { Tape, type Backward } from "./autograd/tape.js";
+export { leakyRelu, relu, sigmoid } from "./autograd/ops/activation.js";
+export { batchNorm } from "./autograd/ops/batchNorm.js";
+export { channelAffine, denormalizeImageNet, IMAGENET, normalizeImageNet } from "./autograd/ops/channelAffine.js";
+export { composite } from "./autograd/ops/composite.js";
+export { concat } from "./autograd/ops/concat.js";
+export { conv2d, pconv2d, type Conv2dOptions, type PConv2dOptions } from "./autograd/ops/conv2d.js";
+export { gram } from "./autograd/ops/gram.js";
+export { l1 } from "./autograd/ops/l1.js";
+export { maskMultiply } from "./autograd/ops/maskMultiply.js";
+export { maxPool2d } from "./autograd/ops/maxPool2d.js";
+export { dilateHole, totalVariation } from "./autograd/ops/totalVariation.js";
+export { joinMasks, upsampleNearest } from "./autograd/ops/upsample.js";
+export { weightedSum } from "./autograd/ops/weightedSum.js";
+
+// Layers and optimizer
+export * as nn from "./nn/index.js";
+export { Adam, type AdamConfig } from "./optim/adam.js";
+
+// Kernels' launchers
+export { maskUpdate, type PConvConvention } from "./kernels/maskUpdate.js";
+export { pconvForward } from "./kernels/pconvForward.js";
+export { pconvBackwardInput } from "./kernels/pconvBackwardInput.js";
+export { pconvBackwardWeight } from "./kernels/pconvBackwardWeight.js";
+export { transposeWeight } from "./kernels/transposeWeight.js";
+export type { ActivationShape, ConvShape } from "./kernels/shape.js";
+
+// Inpainting
+export { PConvUNet, unetConfig, type UNetConfig } from "./pconv/unet.js";
+export { unetFromCheckpoint, unetToSafetensors } from "./pconv/unetWeights.js";
+export { Vgg, type VggFeatures } from "./pconv/vgg.js";
+export { InpaintingLoss, LOSS_TERMS, LOSS_WEIGHTS, type LossTerm, type LossVariant } from "./pconv/loss.js";
+export { Trainer, type StepReport, type TrainerConfig } from "./pconv/trainer.js";
+export { inpaint, type Inpainted } from "./pconv/inpaint.js";
+export { psnr } from "./pconv/metrics.js";
+export { grid, hstack, maskToPicture } from "./pconv/contactSheet.js";
+export { holeRatio, type MaskPicture, type MaskSource, type Picture, type PictureSource } from "./pconv/picture.js";
+export { generateMask, RandomMaskSource } from "./pconv/randomMask.js";
+export { deadLeaves, DeadLeavesSource } from "./pconv/deadLeaves.js";
+export { Rng } from "./pconv/rng.js";
+
+// Weight files in memory
+export { readWeights, type Weights } from "./io/weights.js";
+export { readSafetensors, writeSafetensors } from "./io/safetensors.js";

@@ -1,0 +1,12 @@
+/** pconv-webgpu on Node: everything of the browser entry, and what reads and writes files. */
+export * from "./exports.js";
+export { openGpu, type OpenOptions } from "./gpu/node.js";
+export { readPicture, readMask } from "./io/imageFile.js";
+export { ImageFolder, type ImageFolderOptions } from "./io/imageFolder.js";
+export { MaskFolder, type MaskFolderOptions } from "./io/maskFolder.js";
+export { encodePng, encodeMaskPng, writePicturePng, writeMaskPng } from "./io/png.js";
+export { readWeightsFile } from "./io/weightsFile.js";
+export { loadUNet } from "./io/unetFile.js";
+export { loadVgg } from "./io/vggFile.js";
+export { EventWriter } from "./io/tensorboard.js";
+export { RunFolder } from "./io/runFolder.js";
