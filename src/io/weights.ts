@@ -1,22 +1,24 @@
 /** Weight files of every format that this library reads, told apart by what is in them; for Node and browsers. */
 import { FormatError } from "../errors.js";
 import { quote } from "./byteReader.js";
+import { readH5 } from "./h5.js";
 import { readPth } from "./pth.js";
 import { readSafetensors } from "./safetensors.js";
 import type { TensorEntry } from "./tensorEntry.js";
 
 /** A weight file in memory. */
 export interface Weights {
-  readonly format: "safetensors" | "pth-zip" | "pth-legacy";
-  /** By name; for .pth the path from the saved object, see {@link readPth}. */
+  readonly format: "safetensors" | "pth-zip" | "pth-legacy" | "h5";
+  /** By name; for .pth the path from the saved object, see {@link readPth}; for .h5 see {@link readH5}. */
   readonly tensors: Map<string, TensorEntry>;
-  /** Strings that came with a safetensors file; empty for .pth. */
+  /** Strings that came with a safetensors file; empty for others. */
   readonly metadata: Record<string, string>;
-  /** The whole saved object of a .pth, see {@link readPth}; undefined for safetensors. */
+  /** The whole saved object of a .pth, see {@link readPth}; undefined for others. */
   readonly root?: unknown;
 }
 
-const formats = "give a .safetensors file, or a .pth file that torch.save wrote from a state dict";
+const formats =
+  "give a .safetensors file, a .pth file that torch.save wrote from a state dict, or a .h5 file that Keras wrote";
 
 /**
  * Reads weights; the format is recognised by content, not by name.
@@ -25,7 +27,7 @@ const formats = "give a .safetensors file, or a .pth file that torch.save wrote 
  * @param name file name or URL for the errors
  * @throws FormatError if it is another format, or a damaged or hostile file of these
  */
-export function readWeights(bytes: Uint8Array, name: string): Weights {
+export async function readWeights(bytes: Uint8Array, name: string): Promise<Weights> {
   // Not a Buffer from here on: its slice() and subarray() differ from a Uint8Array's.
   const file = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (looksLikeSafetensors(file) || (name.endsWith(".safetensors") && !startsWith(file, zipMagic))) {
@@ -35,7 +37,8 @@ export function readWeights(bytes: Uint8Array, name: string): Weights {
     const { container, root, tensors } = readPth(file, name);
     return { format: `pth-${container}`, tensors, metadata: {}, root };
   }
-  throw new FormatError(name, `expected safetensors or .pth weights, got ${nameContent(file)}`, formats);
+  if (startsWith(file, hdf5Magic)) return { format: "h5", ...(await readH5(file, name)), metadata: {} };
+  throw new FormatError(name, `expected safetensors, .pth or .h5 weights, got ${nameContent(file)}`, formats);
 }
 
 const zipMagic = [0x50, 0x4b];
@@ -64,7 +67,6 @@ function looksLikePickle(bytes: Uint8Array): boolean {
 /** What a file that is not weights seems to be, for the error. */
 function nameContent(bytes: Uint8Array): string {
   if (bytes.length === 0) return "an empty file";
-  if (startsWith(bytes, hdf5Magic)) return "HDF5 (Keras .h5), which this version does not read";
   const start = new TextDecoder("latin1").decode(bytes.subarray(0, 256));
   if (start.startsWith("version https://git-lfs"))
     return "a Git LFS pointer (run `git lfs pull` to fetch the file itself)";

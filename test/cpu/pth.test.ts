@@ -314,18 +314,18 @@ describe("pth: damaged files", () => {
   const archive = new ZipArchive(fixture("edge.pth"), "edge.pth");
   const records = Object.fromEntries(archive.names().map((name) => [name, archive.read(name) ?? new Uint8Array(0)]));
 
-  it("survives 600 damaged legacy files", () => {
+  it("survives 600 damaged legacy files", async () => {
     const original = fixture("edge_legacy.pth");
-    expect(fuzz("edge_legacy.pth", 600, (rng) => damage(original, rng))).toBeGreaterThan(300);
+    expect(await fuzz("edge_legacy.pth", 600, (rng) => damage(original, rng))).toBeGreaterThan(300);
   });
 
-  it("survives 600 damaged archives, stored and deflated", () => {
+  it("survives 600 damaged archives, stored and deflated", async () => {
     const originals = [fixture("edge.pth"), zipSync(records, { level: 9 })];
-    expect(fuzz("edge.pth", 600, (rng) => damage(originals[rng.integer(0, 1)], rng))).toBeGreaterThan(300);
+    expect(await fuzz("edge.pth", 600, (rng) => damage(originals[rng.integer(0, 1)], rng))).toBeGreaterThan(300);
   });
 
-  it("survives 600 archives that are sound but for their pickle", () => {
-    const refused = fuzz("pickle.pth", 600, (rng) =>
+  it("survives 600 archives that are sound but for their pickle", async () => {
+    const refused = await fuzz("pickle.pth", 600, (rng) =>
       zipSync({ ...records, "edge/data.pkl": damage(records["edge/data.pkl"], rng) }, { level: 0 }),
     );
     expect(refused).toBeGreaterThan(300);

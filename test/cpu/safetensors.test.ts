@@ -225,9 +225,9 @@ describe("safetensors", () => {
     expect(() => writeSafetensors(tensors)).toThrow(UserError);
   });
 
-  it("survives 600 damaged files", () => {
+  it("survives 600 damaged files", async () => {
     const original = fixture("edge.safetensors");
-    const refused = fuzz("edge.safetensors", 600, (rng) => damage(original, rng));
+    const refused = await fuzz("edge.safetensors", 600, (rng) => damage(original, rng));
     expect(refused).toBeGreaterThan(300);
   });
 });

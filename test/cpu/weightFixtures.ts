@@ -141,13 +141,13 @@ export function damage(original: Uint8Array, rng: Rng): Uint8Array {
  *
  * @returns how many were refused
  */
-export function fuzz(name: string, count: number, make: (rng: Rng) => Uint8Array): number {
+export async function fuzz(name: string, count: number, make: (rng: Rng) => Uint8Array): Promise<number> {
   let refused = 0;
   for (let seed = 0; seed < count; seed++) {
     const file = make(Rng.of(2018, seed));
-    const start = performance.now();
+    const start = process.cpuUsage();
     try {
-      for (const tensor of readWeights(file, name).tensors.values()) {
+      for (const tensor of (await readWeights(file, name)).tensors.values()) {
         const elements = tensor.shape.reduce((product, size) => product * size, 1);
         expect(tensor.toFloat32().length, `seed ${seed}`).toBe(elements);
         expect(tensor.toFloat64().length, `seed ${seed}`).toBe(elements);
@@ -158,7 +158,9 @@ export function fuzz(name: string, count: number, make: (rng: Rng) => Uint8Array
       expect(error.help, `seed ${seed}`).not.toBe("");
       refused++;
     }
-    expect(performance.now() - start, `milliseconds for seed ${seed} of ${name}`).toBeLessThan(2000);
+    // Of this process, because other test files wait for the same cores.
+    const { user, system } = process.cpuUsage(start);
+    expect((user + system) / 1000, `CPU milliseconds for seed ${seed} of ${name}`).toBeLessThan(2000);
   }
   return refused;
 }
