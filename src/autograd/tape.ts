@@ -9,7 +9,7 @@ import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
 import { type ActivationShape, vec4s } from "../kernels/shape.js";
 import { weightedSum } from "../kernels/weightedSum.js";
-import { Mask, shapeText, Tensor } from "./tensor.js";
+import { Mask, type MaskRatio, shapeText, Tensor } from "./tensor.js";
 
 /** Gradients of an op's inputs, in their order, made from the gradient of its output; `null` where none is wanted. */
 export type Backward = (dy: Tensor) => readonly (Tensor | null)[];
@@ -29,6 +29,8 @@ export class Tape {
   private readonly kept = new Set<Tensor>();
   /** Results of ops; every other tensor is a leaf. */
   private readonly results = new WeakSet<Tensor>();
+  /** Ratios and new masks of layers by mask and geometry: each is computed once on a tape, however many layers ask for it. */
+  readonly ratios = new Map<Mask, Map<string, MaskRatio>>();
 
   /** `grad: false` records nothing: for inference. */
   constructor(
@@ -69,18 +71,20 @@ export class Tape {
     if (values.length !== count) {
       throw new ShapeError("mask", `expected ${count} values, got ${values.length}`, "pass [n, h, w, groups] values");
     }
-    const mask = this.allocMask(shape, groupChannels);
-    this.gpu.write(mask.storage, Float32Array.from(values));
+    const floats = Float32Array.from(values);
+    const mask = this.allocMask(shape, groupChannels, floats.every((v) => v === 0 || v === 1)); // prettier-ignore
+    this.gpu.write(mask.storage, floats);
     return mask;
   }
 
-  /** Allocates a mask of the tape; its contents are undefined. */
+  /** Allocates a mask of the tape; its contents are undefined. `binary` promises that they will be 0 and 1 only. */
   allocMask(
     s: { readonly n: number; readonly h: number; readonly w: number },
     groupChannels: readonly number[] | null,
+    binary: boolean,
   ): Mask {
     const bytes = s.n * s.h * s.w * (groupChannels?.length ?? 1) * 4;
-    return new Mask(s.n, s.h, s.w, groupChannels, this.storage(bytes, "mask"));
+    return new Mask(s.n, s.h, s.w, groupChannels, this.storage(bytes, "mask"), binary);
   }
 
   /** Frees storage before the end of the tape. */
@@ -124,6 +128,7 @@ export class Tape {
   /**
    * Runs backward from a scalar, or from any tensor whose gradient `dy` is given. Gradients of leaves are added to `leaf.grad`,
    * which the caller owns; everything else that the tape made is freed on the way, but for kept tensors.
+   * @throws {ShapeError} for a tensor that is not a scalar without `dy`, or a `dy` of another shape.
    */
   backward(from: Tensor, dy?: Tensor): void {
     const { n, h, w, c } = from.shape;
@@ -133,6 +138,10 @@ export class Tape {
         `expected a scalar, got ${shapeText(from.shape)}`,
         "pass the gradient of the output",
       );
+    }
+    if (dy && shapeText(dy.shape) !== shapeText(from.shape)) {
+      const shapes = `expected a gradient of ${shapeText(from.shape)}, got ${shapeText(dy.shape)}`;
+      throw new ShapeError("Tape.backward", shapes, "pass the gradient of the output");
     }
     const gradients = new Map<Tensor, Tensor>();
     const seed = this.alloc(from.shape, "seed");
@@ -181,5 +190,6 @@ export class Tape {
     for (const storage of this.owned) this.gpu.free(storage);
     this.owned.clear();
     this.nodes.length = 0;
+    this.ratios.clear();
   }
 }

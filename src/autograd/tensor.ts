@@ -14,7 +14,7 @@ export class Tensor {
   requiresGrad = false;
   /** Gradient of a leaf after `Tape.backward`; added to, until the optimizer clears it. */
   grad: Tensor | null = null;
-  /** The mask under whose holes this tensor is known to hold exact zeros. */
+  /** The mask under whose holes (exact 0 in the mask) this tensor is known to hold exact zeros. */
   zeroUnder: Mask | null = null;
 
   constructor(
@@ -86,9 +86,6 @@ export interface MaskRatio {
  * Masks carry no gradient.
  */
 export class Mask {
-  /** Layer ratios by geometry: every layer's mask and ratio are computed once, however often they are asked for. */
-  readonly ratios = new Map<string, MaskRatio>();
-
   constructor(
     readonly n: number,
     readonly h: number,
@@ -96,6 +93,8 @@ export class Mask {
     /** Channels in each group, in order; a single group fits any number of channels and may be `null`. */
     readonly groupChannels: readonly number[] | null,
     readonly storage: Storage,
+    /** Nothing but 0 and 1 in it: multiplying what is zero in its holes by it changes nothing. */
+    readonly binary: boolean,
   ) {}
 
   get groups(): number {

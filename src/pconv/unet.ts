@@ -204,8 +204,9 @@ export class PConvUNet extends Module {
     const multiple = 2 ** this.config.depth;
     const up = (size: number) => multiple * Math.ceil(size / multiple);
     let m = resizeMaskCanvas(tape, mask, up(h), up(w));
-    // Masked once: the first level and the last skip link both read it.
-    let x = maskMultiply(tape, resizeCanvas(tape, image, up(h), up(w)), m);
+    const canvas = resizeCanvas(tape, image, up(h), up(w));
+    // Masked once: the first level and the last skip link both read it. Fractions would be multiplied twice.
+    let x = m.binary ? maskMultiply(tape, canvas, m) : canvas;
     const skips: { x: Tensor; mask: Mask }[] = [];
     for (const block of this.encoder) {
       skips.push({ x, mask: m });
@@ -224,7 +225,7 @@ export class PConvUNet extends Module {
       ];
       const joinedMask = joinMasks(tape, low, high, order);
       tape.consume(large);
-      tape.consume(skip.x);
+      if (skip.x !== image) tape.consume(skip.x); // the caller's image stays the caller's
       // The joined tensor holds zeros in its holes where both sources do (a convention's bias, or a raw image, may not).
       if (below.zeroUnder === m && skip.x.zeroUnder === skip.mask) joined.zeroUnder = joinedMask;
       ({ y: x, mask: m } = this.decoder[i].forward(tape, joined, joinedMask));

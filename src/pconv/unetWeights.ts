@@ -76,7 +76,7 @@ export function unetFromCheckpoint(gpu: Gpu, weights: Weights, where: string): P
         bnStatistics: "all",
         range: "imagenet",
       })
-    : new PConvUNet(gpu, storedConfig(config!, where));
+    : new PConvUNet(gpu, storedConfig(config, where));
   try {
     model.loadStateDict(port ?? weights.tensors, where);
   } catch (error) {

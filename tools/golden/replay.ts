@@ -3,7 +3,8 @@ import type { Gpu } from "../../src/gpu/gpu.js";
 import { checkFixture } from "./fixtures.js";
 import { adamSteps, gramMatrix, partialConv, pcbActiv, vggFeatures } from "./layers.js";
 import { loss, LOSS_OPS } from "./losses.js";
-import { compare, type Computed, type GoldenCase, GoldenFolder } from "./manifest.js";
+import type { GoldenFolder } from "./manifest.js";
+import { compare, type Computed, type GoldenCase } from "./manifest.js";
 import { evaluate, type Runs, trainStep } from "./unet.js";
 
 async function compute(

@@ -189,7 +189,7 @@ export async function trainStep(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, r
   const { gt, mask } = await dataOf(folder, c);
   const truth = image(tape, gt, "gt");
   const valid = maskOf(tape, mask);
-  const vgg = new Vgg(gpu, await folder.tensors(String(c.params["vgg"] ?? "vgg_small.safetensors")));
+  const vgg = new Vgg(gpu, await folder.tensors((c.params["vgg"] as string | undefined) ?? "vgg_small.safetensors"));
   const form = formOf(c);
   const normalized = (c.params["vgg_input"] ?? "as is") === "as is";
   const { output, mask: maskOut } = model.forward(tape, truth, valid);

@@ -8,7 +8,8 @@ import { pixelScale } from "../../kernels/pixelScale.js";
 import { convOutputSize, type ConvShape, vec4s } from "../../kernels/shape.js";
 import { transposeWeight } from "../../kernels/transposeWeight.js";
 import type { Tape } from "../tape.js";
-import { Mask, type MaskRatio, shapeText, Tensor } from "../tensor.js";
+import type { Mask, Tensor } from "../tensor.js";
+import { type MaskRatio, shapeText } from "../tensor.js";
 import { maskMultiply } from "./maskMultiply.js";
 
 /** Geometry as in PyTorch's `Conv2d`; pairs are [height, width]. */
@@ -92,11 +93,12 @@ export function conv2d(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | nul
   return convolve(tape, convShape("conv2d", x, weight, options), x, weight, bias, undefined);
 }
 
-/** The ratio and new mask of a layer; computed once per mask and geometry. */
+/** The ratio and new mask of a layer; computed once per tape, mask and geometry. */
 function ratioOf(tape: Tape, mask: Mask, s: ConvShape, o: PConv2dOptions, biased: boolean): MaskRatio {
   const counted = o.multiChannel ? mask.channelsFor("pconv2d", s.c) : [1];
   const key = JSON.stringify([s.kernel, s.stride, s.padding, s.dilation, o.convention, counted, biased]);
-  const known = mask.ratios.get(key);
+  const ofMask = tape.ratios.get(mask) ?? new Map<string, MaskRatio>();
+  const known = ofMask.get(key);
   if (known) return known;
   if (!o.multiChannel && mask.groups !== 1) {
     throw new ShapeError(
@@ -107,7 +109,8 @@ function ratioOf(tape: Tape, mask: Mask, s: ConvShape, o: PConv2dOptions, biased
   }
   const shape = { ...s, n: mask.n, c: mask.groups, k: 1, channels: counted.reduce((a, b) => a + b, 0) };
   const [h, w] = convOutputSize("pconv2d", s);
-  const out = tape.allocMask({ n: mask.n, h, w }, null);
+  // u = clamp(S, 0, 1) of fractions may be a fraction; of integers it is not.
+  const out = tape.allocMask({ n: mask.n, h, w }, null, mask.binary || o.convention === "pytorch");
   const scale = tape.storage(mask.n * h * w * 4, "pconv2d.scale");
   const biasScale = tape.storage(mask.n * h * w * 4, "pconv2d.biasScale");
   maskUpdate(
@@ -117,7 +120,7 @@ function ratioOf(tape: Tape, mask: Mask, s: ConvShape, o: PConv2dOptions, biased
     { mask: mask.storage, weight: tape.gpu.constant(counted), scale, biasScale, maskOut: out.storage },
   );
   const ratio = { scale, biasScale, n: mask.n, mask: out };
-  mask.ratios.set(key, ratio);
+  tape.ratios.set(mask, ofMask.set(key, ratio));
   return ratio;
 }
 

@@ -3,11 +3,11 @@ import type { Mask, Tensor } from "../tensor.js";
 import type { Tape } from "../tape.js";
 
 /**
- * x . M: exact zeros in holes, whatever stood there; dx = dy . M. Returns `x` itself when it is known to be so already.
+ * x . M: exact zeros in holes, whatever stood there; dx = dy . M. Returns `x` itself when that is known to change nothing.
  * @throws {ShapeError} when the mask does not fit.
  */
 export function maskMultiply(tape: Tape, x: Tensor, mask: Mask): Tensor {
-  if (x.zeroUnder === mask) return x;
+  if (x.zeroUnder === mask && mask.binary) return x;
   mask.check("maskMultiply", x.shape);
   const { gpu } = tape;
   const groupOf = gpu.constant(

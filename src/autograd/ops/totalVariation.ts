@@ -1,7 +1,8 @@
 import { dilateHole as dilateKernel } from "../../kernels/dilateHole.js";
 import { totalVariationBackward, totalVariationForward, type TvRegion } from "../../kernels/totalVariation.js";
 import type { Tape } from "../tape.js";
-import { Mask, type Tensor } from "../tensor.js";
+import type { Mask} from "../tensor.js";
+import { type Tensor } from "../tensor.js";
 
 export interface TotalVariationOpOptions {
   readonly region: TvRegion;
@@ -30,7 +31,7 @@ export function totalVariation(tape: Tape, x: Tensor, o: TotalVariationOpOptions
 
 /** The hole and its one-pixel rim (3x3 box): 1 inside. Masks carry no gradient. */
 export function dilateHole(tape: Tape, mask: Mask): Mask {
-  const region = tape.allocMask(mask, null);
+  const region = tape.allocMask(mask, null, mask.binary);
   dilateKernel(tape.gpu, { n: mask.n, h: mask.h, w: mask.w }, { mask: mask.storage, region: region.storage });
   return region;
 }

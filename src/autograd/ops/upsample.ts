@@ -37,7 +37,8 @@ export function joinMasks(
     );
   }
   const groups = [low.mask.channelsFor("joinMasks", low.channels), skip.mask.channelsFor("joinMasks", skip.channels)];
-  const joined = tape.allocMask({ n, h, w }, (order === "up-skip" ? groups : groups.reverse()).flat());
+  const groupChannels = (order === "up-skip" ? groups : groups.reverse()).flat();
+  const joined = tape.allocMask({ n, h, w }, groupChannels, low.mask.binary && skip.mask.binary);
   maskJoin(
     tape.gpu,
     {

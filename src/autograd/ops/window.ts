@@ -22,7 +22,7 @@ export function resizeCanvas(tape: Tape, x: Tensor, h: number, w: number): Tenso
 /** The same for a mask: what is added is hole. */
 export function resizeMaskCanvas(tape: Tape, mask: Mask, h: number, w: number): Mask {
   if (mask.h === h && mask.w === w) return mask;
-  const out = tape.allocMask({ n: mask.n, h, w }, mask.groupChannels);
+  const out = tape.allocMask({ n: mask.n, h, w }, mask.groupChannels, mask.binary);
   const shape = { n: mask.n, h: mask.h, w: mask.w, c: mask.groups, p: h, q: w, top: 0, left: 0 };
   window2d(tape.gpu, shape, false, { x: mask.storage, y: out.storage });
   return out;
