@@ -11,14 +11,20 @@ import { FormatError, UserError } from "../errors.js";
 import { fileError, readBytes, writeWhole } from "./files.js";
 
 const KEPT = 3;
-const CHECKPOINT = /^step-(\d{8})$/;
+const CHECKPOINT = /^step-(\d{8,})$/;
 const PARTIAL = ".partial";
+/** What an interrupted save of a checkpoint, or of a file (see `writeWhole`), leaves behind. */
+const LEFTOVER = /\.partial(-\d+)?$/;
+const CONFIG = "config.json";
+const LOG = "log.jsonl";
+const SAMPLES = "samples";
 
 const checkpointName = (step: number) => `step-${String(step).padStart(8, "0")}`;
 
-/** Flushes a file or folder to the disk. */
-async function flush(path: string): Promise<void> {
-  const handle = await open(path, "r");
+/** Flushes what was written to a file or folder to the disk. */
+async function flush(path: string, kind: "file" | "folder"): Promise<void> {
+  if (kind === "folder" && process.platform === "win32") return; // folders cannot be flushed there
+  const handle = await open(path, kind === "file" ? "r+" : "r");
   try {
     await handle.sync();
   } finally {
@@ -27,19 +33,38 @@ async function flush(path: string): Promise<void> {
 }
 
 export class RunFolder {
-  private constructor(readonly dir: string) {}
+  private constructor(
+    readonly dir: string,
+    /** Whether {@link create} made the folder itself. */
+    private readonly made: boolean,
+  ) {}
 
   /**
-   * Starts a run in a new or empty folder.
+   * Makes sure that a new run can go into `dir`: it does not exist, or holds no other run.
+   * @throws {UserError} when it holds one, or cannot be looked into.
+   */
+  static async checkFree(dir: string): Promise<void> {
+    const names = await readdir(dir).catch((cause: unknown) => {
+      if (isCode(cause, "ENOENT")) return [];
+      throw fileError(dir, "write", cause);
+    });
+    const found = names.find((name) => [CONFIG, LOG, SAMPLES].includes(name) || CHECKPOINT.test(name));
+    if (found !== undefined) {
+      const help = names.includes(CONFIG) ? "pass --resume to continue it, or another --name or --out" : "pass another --name or --out";
+      throw new UserError(dir, `expected a folder without a run, got one with ${found}`, help);
+    }
+  }
+
+  /**
+   * Starts a run.
    * @throws {UserError} when the folder holds a run already, or cannot be written to.
    */
   static async create(dir: string, config: object): Promise<RunFolder> {
-    const run = new RunFolder(dir);
-    if (await exists(join(dir, "config.json"))) {
-      throw new UserError(dir, "expected a folder without a run, got one with a config.json", "pass --resume to continue it, or another --name or --out");
-    }
+    await RunFolder.checkFree(dir);
+    const existed = await exists(dir);
+    const run = new RunFolder(dir, !existed);
+    await run.makeFolder(SAMPLES);
     await run.writeConfig(config);
-    await run.makeFolder("samples");
     return run;
   }
 
@@ -48,18 +73,35 @@ export class RunFolder {
    * @throws {UserError} when there is none.
    */
   static async resume(dir: string): Promise<RunFolder> {
-    const run = new RunFolder(dir);
-    if (!(await exists(join(dir, "config.json")))) {
-      throw new UserError(dir, "expected a run to resume, got no config.json there", "check --out and --name, or leave --resume out to start a run");
+    const run = new RunFolder(dir, false);
+    if (!(await exists(join(dir, CONFIG)))) {
+      throw new UserError(dir, `expected a run to resume, got no ${CONFIG} there`, "check --out and --name, or leave --resume out to start a run");
     }
-    for (const name of await readdir(dir)) {
-      if (name.endsWith(PARTIAL)) await rm(join(dir, name), { recursive: true, force: true });
+    try {
+      for (const parent of [dir, join(dir, SAMPLES)]) {
+        for (const name of await readdir(parent).catch(() => [])) {
+          if (LEFTOVER.test(name)) await rm(join(parent, name), { recursive: true, force: true });
+        }
+      }
+    } catch (cause) {
+      throw fileError(dir, "write", cause);
     }
     return run;
   }
 
+  /** Removes what {@link create} made, for a run that ends before its first step. */
+  async discard(): Promise<void> {
+    const names = this.made ? [""] : [CONFIG, LOG, SAMPLES];
+    for (const name of names) await rm(this.path(name), { recursive: true, force: true });
+  }
+
   path(...parts: string[]): string {
     return join(this.dir, ...parts);
+  }
+
+  /** Path of a file of the checkpoint of a step; without `file`, of its folder. */
+  checkpointPath(step: number, file = ""): string {
+    return this.path(checkpointName(step), file);
   }
 
   private async makeFolder(name: string): Promise<void> {
@@ -69,40 +111,47 @@ export class RunFolder {
   }
 
   writeConfig(config: object): Promise<void> {
-    return writeWhole(this.path("config.json"), Buffer.from(`${JSON.stringify(config, null, 2)}\n`));
+    return writeWhole(this.path(CONFIG), Buffer.from(`${JSON.stringify(config, null, 2)}\n`));
   }
 
   /** @throws {FormatError} when config.json is not a JSON object. */
   async readConfig(): Promise<Record<string, unknown>> {
-    return readJsonObject(this.path("config.json"));
+    return readJsonObject(this.path(CONFIG), "restore the file, or start a new run");
   }
 
   /** Appends one line to log.jsonl. */
   log(line: object): void {
     try {
-      appendFileSync(this.path("log.jsonl"), `${JSON.stringify(line)}\n`);
+      appendFileSync(this.path(LOG), `${JSON.stringify(line)}\n`);
     } catch (cause) {
-      throw fileError(this.path("log.jsonl"), "write", cause);
+      throw fileError(this.path(LOG), "write", cause);
     }
   }
 
-  /** Drops the log's lines after `step`: what an interrupted run logged beyond its last checkpoint is logged again. */
-  async truncateLog(step: number): Promise<void> {
-    const path = this.path("log.jsonl");
-    const text = await readFile(path, "utf8").catch(() => "");
-    const kept = text.split("\n").filter((line) => {
-      try {
-        return (JSON.parse(line) as { step: number }).step <= step;
-      } catch {
-        return false; // the line that the interruption cut
-      }
+  /**
+   * Drops the log's lines after `step`: what an interrupted run logged beyond its last checkpoint is logged again.
+   * @returns how many other lines were dropped because they are no log lines; the last one does not count, which an
+   * interruption may have cut.
+   */
+  async truncateLog(step: number): Promise<number> {
+    const path = this.path(LOG);
+    const text = await readFile(path, "utf8").catch((cause: unknown) => {
+      if (isCode(cause, "ENOENT")) return "";
+      throw fileError(path, "read", cause);
     });
-    await writeWhole(path, Buffer.from(kept.map((line) => `${line}\n`).join("")));
+    const lines = text.split("\n");
+    const cut = lines.pop(); // empty when the text ends in a whole line
+    const steps = lines.map(stepOfLine);
+    const kept = lines.filter((_, i) => (steps[i] ?? Infinity) <= step);
+    if (cut !== "" || kept.length < lines.length) await writeWhole(path, Buffer.from(kept.map((line) => `${line}\n`).join("")));
+    return steps.filter((s) => s === null).length;
   }
 
   /** Steps of the complete checkpoints, ascending. */
   async checkpoints(): Promise<number[]> {
-    const names = await readdir(this.dir);
+    const names = await readdir(this.dir).catch((cause: unknown) => {
+      throw fileError(this.dir, "read", cause);
+    });
     return names.flatMap((name) => CHECKPOINT.exec(name)?.[1] ?? []).map(Number).sort((a, b) => a - b); // prettier-ignore
   }
 
@@ -111,8 +160,8 @@ export class RunFolder {
    * @throws {UserError} when it cannot be written (a full disk, say); earlier checkpoints are untouched then.
    */
   async saveCheckpoint(step: number, files: Readonly<Record<string, Uint8Array>>, bestStep: number): Promise<string> {
-    const name = checkpointName(step);
-    const partial = this.path(name + PARTIAL);
+    const path = this.checkpointPath(step);
+    const partial = path + PARTIAL;
     try {
       await rm(partial, { recursive: true, force: true });
       await mkdir(partial);
@@ -125,24 +174,41 @@ export class RunFolder {
           await handle.close();
         }
       }
-      await flush(partial);
-      await rm(this.path(name), { recursive: true, force: true }); // the same step saved twice, after Ctrl-C
-      await rename(partial, this.path(name));
-      await flush(this.dir);
+      await flush(partial, "folder");
+      // A checkpoint that survives a power cut must find its log lines there too.
+      if (await exists(this.path(LOG))) await flush(this.path(LOG), "file");
+      await rm(path, { recursive: true, force: true }); // the same step saved twice, after Ctrl-C
+      await rename(partial, path);
+      await flush(this.dir, "folder");
+      const steps = await this.checkpoints();
+      for (const old of steps.slice(0, -KEPT)) {
+        if (old !== bestStep) await rm(this.checkpointPath(old), { recursive: true, force: true });
+      }
     } catch (cause) {
       await rm(partial, { recursive: true, force: true }).catch(() => undefined); // the first error is the one to report
-      throw fileError(this.path(name), "write", cause);
+      throw fileError(path, "write", cause);
     }
-    const steps = await this.checkpoints();
-    for (const old of steps.slice(0, -KEPT)) {
-      if (old !== bestStep) await rm(this.path(checkpointName(old)), { recursive: true, force: true });
-    }
-    return this.path(name);
+    return path;
   }
 
   /** Reads one file of a checkpoint. */
   readCheckpoint(step: number, file: string): Promise<Buffer> {
-    return readBytes(this.path(checkpointName(step), file));
+    return readBytes(this.checkpointPath(step, file));
+  }
+}
+
+function isCode(cause: unknown, code: string): boolean {
+  return cause instanceof Error && (cause as NodeJS.ErrnoException).code === code;
+}
+
+/** The step that a line of the log is about; null when it is no line of a log. */
+function stepOfLine(line: string): number | null {
+  try {
+    const value: unknown = JSON.parse(line);
+    const step = typeof value === "object" && value !== null ? (value as Record<string, unknown>)["step"] : null;
+    return typeof step === "number" ? step : null;
+  } catch {
+    return null;
   }
 }
 
@@ -154,7 +220,7 @@ async function exists(path: string): Promise<boolean> {
 }
 
 /** @throws {FormatError} when the file is not a JSON object. */
-export async function readJsonObject(path: string): Promise<Record<string, unknown>> {
+export async function readJsonObject(path: string, help: string): Promise<Record<string, unknown>> {
   const text = (await readBytes(path)).toString("utf8");
   try {
     const value: unknown = JSON.parse(text);
@@ -162,5 +228,5 @@ export async function readJsonObject(path: string): Promise<Record<string, unkno
   } catch {
     // reported below
   }
-  throw new FormatError(path, "expected a JSON object, got something else", "restore the file, or start a new run");
+  throw new FormatError(path, "expected a JSON object, got something else", help);
 }

@@ -49,12 +49,12 @@ export class Vgg extends Module {
       if (!weight || !bias) throw new FormatError(where, `expected features.${index}.weight and .bias, got none`, help);
       const [outChannels] = weight.shape;
       const wanted = [outChannels, inChannels, 3, 3];
-      if (weight.shape.join() !== wanted.join() || bias.shape.join() !== String(outChannels)) {
-        throw new FormatError(
-          where,
-          `expected features.${index}.weight of shape ${wanted.join("x")}, got ${weight.shape.join("x")}`,
-          help,
-        );
+      for (const [name, got, shape] of [
+        [`features.${index}.weight`, weight.shape, wanted],
+        [`features.${index}.bias`, bias.shape, [outChannels]],
+      ] as const) {
+        if (got.join() === shape.join()) continue;
+        throw new FormatError(where, `expected ${name} of shape ${shape.join("x")}, got ${got.join("x")}`, help);
       }
       const spec = { index, inChannels, outChannels, weight, bias };
       inChannels = outChannels;

@@ -1,0 +1,46 @@
+/** The two entries of the package: what they export, and that the browser's has nothing of Node in it. */
+import { readFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { describe, expect, it } from "vitest";
+
+/** Every module that `file` imports statically, with all that those import; packages by name. */
+function imports(file: string, seen = new Set<string>()): Set<string> {
+  if (seen.has(file)) return seen;
+  seen.add(file);
+  const text = readFileSync(file, "utf8");
+  for (const [, clause, from] of text.matchAll(/^(?:import|export)\s([^;]*?)from\s+"([^"]+)";/gms)) {
+    if (clause.trimStart().startsWith("type ")) continue; // erased by the compiler
+    if (from.startsWith(".")) imports(resolve(dirname(file), from.replace(/\.js$/, ".ts")), seen);
+    else seen.add(from);
+  }
+  return seen;
+}
+
+describe("the browser entry", () => {
+  it("imports nothing but this library and fflate", () => {
+    const packages = [...imports(resolve("src/browser.ts"))].filter(
+      (name) => !name.startsWith("/") && !/^[A-Z]:/i.test(name),
+    );
+    expect(packages).toEqual(["fflate"]);
+  });
+
+  it("has no name that Node's lacks", async () => {
+    const read = (file: string) => readFileSync(join("src", file), "utf8");
+    expect(read("index.ts")).toContain('export * from "./exports.js"');
+    const browser = await import("../../src/browser.js");
+    const node = await import("../../src/index.js");
+    expect(Object.keys(node)).toEqual(expect.arrayContaining(Object.keys(browser)));
+  });
+});
+
+describe("the Node entry", () => {
+  it("exports what the README uses", async () => {
+    const node = await import("../../src/index.js");
+    const text = readFileSync("README.md", "utf8");
+    const names = [...text.matchAll(/import \{ ([^}]+) \} from "pconv-webgpu"/g)].flatMap(([, list]) =>
+      list.split(", "),
+    );
+    expect(names.length).toBeGreaterThan(5);
+    for (const name of names) expect(node).toHaveProperty(name);
+  });
+});
