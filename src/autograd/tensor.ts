@@ -128,4 +128,16 @@ export class Mask {
       );
     }
   }
+
+  /** @throws {ShapeError} unless this mask fits a tensor of that shape and has one group. */
+  checkSingle(where: string, s: ActivationShape): void {
+    this.check(where, s);
+    if (this.groups !== 1) {
+      throw new ShapeError(
+        where,
+        `expected a mask of one group, got ${this.groups}`,
+        "pass one mask channel for all channels",
+      );
+    }
+  }
 }

@@ -89,7 +89,7 @@ export class InpaintingLoss {
    * @param mask [N or 1,H,W], 1 = valid
    */
   forward(tape: Tape, output: Tensor, gt: Tensor, mask: Mask): InpaintingLossResult {
-    mask.check("InpaintingLoss", output.shape);
+    mask.checkSingle("InpaintingLoss", output.shape);
     const terms = new Map<LossTerm, Tensor>();
     const { n, h, w, c } = output.shape;
     const mean = 1 / (n * h * w * c);

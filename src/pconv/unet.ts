@@ -200,7 +200,7 @@ export class PConvUNet extends Module {
    */
   forward(tape: Tape, image: Tensor, mask: Mask): { output: Tensor; mask: Mask } {
     const { h, w } = image.shape;
-    mask.check("PConvUNet", image.shape);
+    mask.checkSingle("PConvUNet", image.shape);
     const multiple = 2 ** this.config.depth;
     const up = (size: number) => multiple * Math.ceil(size / multiple);
     let m = resizeMaskCanvas(tape, mask, up(h), up(w));

@@ -37,7 +37,7 @@ export function batchNorm(
 ): Tensor {
   const { gpu } = tape;
   const { shape } = x;
-  mask?.check("batchNorm", shape);
+  mask?.checkSingle("batchNorm", shape);
   const maskN = mask?.n ?? 1;
   const masked = mask !== null && o.holes === "zero";
   const validOnly = mask !== null && o.statistics === "valid";

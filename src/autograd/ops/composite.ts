@@ -9,10 +9,19 @@ import { type Mask, shapeText, type Tensor } from "../tensor.js";
  */
 export function composite(tape: Tape, gt: Tensor, out: Tensor, mask: Mask): Tensor {
   if (shapeText(gt.shape) !== shapeText(out.shape)) {
-    throw new ShapeError("composite", `expected equal shapes, got ${shapeText(gt.shape)} and ${shapeText(out.shape)}`, "resize one of them");
+    throw new ShapeError(
+      "composite",
+      `expected equal shapes, got ${shapeText(gt.shape)} and ${shapeText(out.shape)}`,
+      "resize one of them",
+    );
   }
-  if (gt.requiresGrad) throw new ShapeError("composite", "expected a constant truth, got one that requires a gradient", "swap the arguments");
-  mask.check("composite", out.shape);
+  if (gt.requiresGrad)
+    throw new ShapeError(
+      "composite",
+      "expected a constant truth, got one that requires a gradient",
+      "swap the arguments",
+    );
+  mask.checkSingle("composite", out.shape);
   const comp = tape.alloc(out.shape, "composite");
   const buffers = { gt: gt.storage, out: out.storage, mask: mask.storage, comp: comp.storage };
   compositeForward(tape.gpu, out.shape, mask.n, buffers);

@@ -30,7 +30,7 @@ export function l1(tape: Tape, prediction: Tensor, target: Tensor, o: L1OpOption
     throw new ShapeError("l1", "expected a constant target, got one that requires a gradient", "swap the arguments");
   if (region !== "all") {
     if (!mask) throw new ShapeError("l1", `expected a mask for region ${region}, got none`, "pass the mask");
-    mask.check("l1", shape);
+    mask.checkSingle("l1", shape);
   }
   const options = { region, factor: o.factor, maskN: mask?.n ?? 1 };
   const value = tape.alloc({ n: 1, h: 1, w: 1, c: 1 }, "l1");

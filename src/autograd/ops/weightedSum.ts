@@ -12,7 +12,11 @@ export function weightedSum(tape: Tape, terms: readonly Tensor[], weights: reado
   const shapes = terms.map((t) => shapeText(t.shape));
   if (terms.length === 0 || weights.length !== terms.length || shapes.some((s) => s !== shapes[0])) {
     const got = `${shapes.join(", ") || "no terms"} and ${weights.length} weights`;
-    throw new ShapeError("weightedSum", `expected terms of one shape and a weight for each, got ${got}`, "pass one weight per term");
+    throw new ShapeError(
+      "weightedSum",
+      `expected terms of one shape and a weight for each, got ${got}`,
+      "pass one weight per term",
+    );
   }
   const scaled = (t: Tensor, weight: number): Tensor => {
     const y = tape.alloc(t.shape, "scale");
