@@ -2,17 +2,30 @@
 import { type Command, CommanderError, InvalidArgumentError } from "commander";
 import { UserError } from "../src/errors.js";
 
+/** What shells report for a program that wrote to a pipe nobody reads any more: 128 plus SIGPIPE's 13. */
+const CLOSED_PIPE = 141;
+
 /**
- * Runs a command. Wrong input prints its two lines and exits with 2, an internal fault exits with 1; `--debug` shows the stack.
+ * Runs a command. Wrong input prints its two lines and exits with 2, an internal fault exits with 1; `--debug` shows the
+ * stack. A reader of the output that goes away (`| head`) ends the command quietly.
  */
 export async function runCommand(command: Command, argv: readonly string[] = process.argv): Promise<void> {
   const debug = argv.includes("--debug");
-  for (const c of [command, ...command.commands]) c.exitOverride();
+  for (const c of [command, ...command.commands]) {
+    // Commander's own messages are printed below, in this library's form.
+    c.exitOverride()
+      .showHelpAfterError(false)
+      .configureOutput({ outputError: () => undefined });
+  }
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
   try {
     await command.parseAsync([...argv]);
   } catch (error) {
     if (error instanceof CommanderError) {
-      process.exitCode = error.exitCode === 0 ? 0 : 2; // commander has printed its message, or the help
+      process.exitCode = error.exitCode === 0 ? 0 : 2;
+      // For --help, --version, and a missing subcommand it has printed what there is to say.
+      const quiet = error.exitCode === 0 || error.code === "commander.help";
+      if (!quiet) console.error(usageError(command, argv, error).message);
     } else if (error instanceof UserError) {
       console.error(debug ? error.stack : error.message);
       process.exitCode = 2;
@@ -24,24 +37,69 @@ export async function runCommand(command: Command, argv: readonly string[] = pro
   }
 }
 
-/** An option value that must be an integer of at least `min`. */
+/** A terminal that is closed gives EIO. */
+function onStreamError(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EPIPE" && error.code !== "EIO") throw error;
+  // Node ignores the signal itself, so that a command which must tidy up can learn of it in this way.
+  if (!process.emit("SIGPIPE", "SIGPIPE")) process.exit(CLOSED_PIPE);
+}
+
+/** One of commander's complaints about the command line in this library's words. */
+function usageError(command: Command, argv: readonly string[], error: CommanderError): UserError {
+  const sub = command.commands.find((c) => c.name() === argv[2] || c.aliases().includes(argv[2]));
+  const called = sub ? `${command.name()} ${sub.name()}` : command.name();
+  const help = `see ${called} --help`;
+  const message = error.message.replace(/^error: /, "");
+  const quoted = [...message.matchAll(/'([^']*)'/g)].map((match) => match[1]);
+  // `-o, --out <dir>`: the long name is the one that people look up.
+  const option = /--[\w-]+/.exec(quoted[0] ?? "")?.[0] ?? quoted[0] ?? called;
+  const guess = /\(Did you mean (.*?)\?\)/s.exec(message)?.[1];
+  const perhaps = guess === undefined ? help : `perhaps ${guess} is meant; ${help}`;
+  switch (error.code) {
+    case "commander.invalidArgument": {
+      const [, got, why] = /argument '(.*)' is invalid\. (.*)$/s.exec(message) ?? ["", "", message];
+      const choices = /^Allowed choices are (.*)\.$/s.exec(why)?.[1];
+      return new UserError(option, choices === undefined ? why : `expected one of ${choices}, got ${got}`, help);
+    }
+    case "commander.optionMissingArgument":
+      return new UserError(option, "expected a value after it, got none", help);
+    case "commander.missingMandatoryOptionValue":
+      return new UserError(option, "expected this option, got none", help);
+    case "commander.missingArgument":
+      return new UserError(called, `expected <${quoted[0]}>, got none`, help);
+    case "commander.unknownOption":
+      return new UserError(option, `expected an option of ${called}, got an unknown one`, perhaps);
+    case "commander.unknownCommand":
+      return new UserError(option, `expected a command of ${called}, got an unknown one`, perhaps);
+    case "commander.excessArguments": {
+      const [, expected, got] = /Expected (\d+) arguments? but got (\d+)/.exec(message) ?? ["", "fewer", "more"];
+      return new UserError(called, `expected ${expected} arguments without an option's name, got ${got}`, help);
+    }
+    default:
+      return new UserError(called, message, help);
+  }
+}
+
+/** An option value that must be an integer from `min` to `max`. */
 export const integer =
-  (min: number) =>
+  (min: number, max = Number.MAX_SAFE_INTEGER) =>
   (text: string): number => {
     const value = Number(text);
-    if (!/^[+-]?\d+$/.test(text.trim()) || !Number.isSafeInteger(value) || value < min) {
-      throw new InvalidArgumentError(`expected an integer of at least ${min}, got ${text}`);
+    if (!/^[+-]?\d+$/.test(text.trim()) || !Number.isSafeInteger(value) || value < min || value > max) {
+      const upTo = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
+      throw new InvalidArgumentError(`expected an integer ${upTo}, got ${text}`);
     }
     return value;
   };
 
-/** An option value that must be a number above `min`. */
+/** An option value that must be a number above `min`, and no more than `max`. */
 export const above =
-  (min: number) =>
+  (min: number, max = Number.MAX_VALUE) =>
   (text: string): number => {
     const value = Number(text);
-    if (text.trim() === "" || !Number.isFinite(value) || value <= min) {
-      throw new InvalidArgumentError(`expected a number above ${min}, got ${text}`);
+    if (text.trim() === "" || !Number.isFinite(value) || value <= min || value > max) {
+      const upTo = max === Number.MAX_VALUE ? "" : ` and up to ${max}`;
+      throw new InvalidArgumentError(`expected a number above ${min}${upTo}, got ${text}`);
     }
     return value;
   };

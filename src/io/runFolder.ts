@@ -6,6 +6,7 @@
  */
 import { appendFileSync } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { FormatError, UserError } from "../errors.js";
 import { fileError, readBytes, writeWhole } from "./files.js";
@@ -18,6 +19,7 @@ const LEFTOVER = /\.partial(-\d+)?$/;
 const CONFIG = "config.json";
 const LOG = "log.jsonl";
 const SAMPLES = "samples";
+const EVENTS = "events.out.tfevents";
 
 const checkpointName = (step: number) => `step-${String(step).padStart(8, "0")}`;
 
@@ -44,13 +46,15 @@ export class RunFolder {
    * @throws {UserError} when it holds one, or cannot be looked into.
    */
   static async checkFree(dir: string): Promise<void> {
-    const names = await readdir(dir).catch((cause: unknown) => {
+    const names = await readdir(dir).catch((cause: unknown): string[] => {
       if (isCode(cause, "ENOENT")) return [];
       throw fileError(dir, "write", cause);
     });
     const found = names.find((name) => [CONFIG, LOG, SAMPLES].includes(name) || CHECKPOINT.test(name));
     if (found !== undefined) {
-      const help = names.includes(CONFIG) ? "pass --resume to continue it, or another --name or --out" : "pass another --name or --out";
+      const help = names.includes(CONFIG)
+        ? "pass --resume to continue it, or another --name or --out"
+        : "pass another --name or --out";
       throw new UserError(dir, `expected a folder without a run, got one with ${found}`, help);
     }
   }
@@ -75,7 +79,11 @@ export class RunFolder {
   static async resume(dir: string): Promise<RunFolder> {
     const run = new RunFolder(dir, false);
     if (!(await exists(join(dir, CONFIG)))) {
-      throw new UserError(dir, `expected a run to resume, got no ${CONFIG} there`, "check --out and --name, or leave --resume out to start a run");
+      throw new UserError(
+        dir,
+        `expected a run to resume, got no ${CONFIG} there`,
+        "check --out and --name, or leave --resume out to start a run",
+      );
     }
     try {
       for (const parent of [dir, join(dir, SAMPLES)]) {
@@ -91,12 +99,18 @@ export class RunFolder {
 
   /** Removes what {@link create} made, for a run that ends before its first step. */
   async discard(): Promise<void> {
-    const names = this.made ? [""] : [CONFIG, LOG, SAMPLES];
+    const ours = (name: string) => [CONFIG, LOG, SAMPLES].includes(name) || name.startsWith(EVENTS);
+    const names = this.made ? [""] : (await readdir(this.dir)).filter(ours);
     for (const name of names) await rm(this.path(name), { recursive: true, force: true });
   }
 
   path(...parts: string[]): string {
     return join(this.dir, ...parts);
+  }
+
+  /** Path of a new TensorBoard log of the run. */
+  eventsPath(): string {
+    return this.path(`${EVENTS}.${Math.floor(Date.now() / 1000)}.${hostname()}.v2`);
   }
 
   /** Path of a file of the checkpoint of a step; without `file`, of its folder. */
@@ -143,7 +157,8 @@ export class RunFolder {
     const cut = lines.pop(); // empty when the text ends in a whole line
     const steps = lines.map(stepOfLine);
     const kept = lines.filter((_, i) => (steps[i] ?? Infinity) <= step);
-    if (cut !== "" || kept.length < lines.length) await writeWhole(path, Buffer.from(kept.map((line) => `${line}\n`).join("")));
+    if (cut !== "" || kept.length < lines.length)
+      await writeWhole(path, Buffer.from(kept.map((line) => `${line}\n`).join("")));
     return steps.filter((s) => s === null).length;
   }
 

@@ -1,4 +1,5 @@
-/** Options of pconv-train: declaration, defaults, and what --resume may change. */
+/** Options of pconv-train: declaration, defaults, and what must go together. */
+import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../../src/errors.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
@@ -7,6 +8,8 @@ import { above, integer } from "../command.js";
 
 /** Everything that a run depends on, as config.json keeps it. */
 export interface TrainOptions {
+  /** What --name said; the folder's name unless --out gives another. */
+  readonly name: string | null;
   readonly train: string | null;
   readonly validation: string | null;
   readonly test: string | null;
@@ -34,33 +37,39 @@ export interface TrainOptions {
 /** How this start of the command behaves; not part of the run. */
 export interface Invocation {
   readonly out: string | null;
-  readonly name: string | null;
   readonly resume: boolean;
   readonly json: boolean;
   /** Options given on the command line, by their names in {@link TrainOptions}. */
   readonly given: ReadonlySet<string>;
+  /** Epochs asked for, or their default; `options.steps` follows from them unless --steps was given. */
+  readonly epochs: number;
   readonly options: TrainOptions;
 }
-
-/** What may differ when a run is resumed; everything else would make it another run. */
-const CHANGEABLE: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>([
-  "validation",
-  "test",
-  "vggPath",
-  "steps",
-  "saveEvery",
-  "lr",
-  "checkpoint",
-]);
 
 const VGG_HELP =
   "pass --vgg-path with VGG16 or VGG19 weights (torchvision's are at https://download.pytorch.org/models/vgg16-397923af.pth), " +
   "or --no-vgg to train without these terms";
 
+/** A name that is one folder's name on every system. */
+function runName(text: string): string {
+  if (!/^[^\\/:*?"<>|\p{Cc}]+$/u.test(text) || /^\.+$/.test(text) || text.trim() !== text) {
+    throw new InvalidArgumentError(
+      `expected a name without slashes and the like, got ${JSON.stringify(text)}; --out takes a path`,
+    );
+  }
+  return text;
+}
+
+/** A path; an unset shell variable must not become the working folder. */
+function path(text: string): string {
+  if (text === "") throw new InvalidArgumentError("expected a path, got an empty text");
+  return text;
+}
+
 function dilation(text: string): [number, number] {
-  const [low, high, ...rest] = text.split(",").map(Number);
+  const [low, high, ...rest] = text.split(",").map((part) => (part.trim() === "" ? NaN : Number(part)));
   if (rest.length > 0 || !(Number.isFinite(low) && Number.isFinite(high) && low >= 0 && high >= low)) {
-    throw new InvalidArgumentError("expected two numbers such as 9,49");
+    throw new InvalidArgumentError(`expected two numbers such as 9,49, the smaller one first, got ${text}`);
   }
   return [low, high];
 }
@@ -69,32 +78,78 @@ function dilation(text: string): [number, number] {
 export function trainCommand(): Command {
   return new Command("pconv-train")
     .description("Trains a partial convolution U-Net for image inpainting (Liu et al. 2018) on your own images.")
-    .option("--train <dir>", "folder of training images (JPEG, PNG, WebP); without it, images are drawn (dead-leaves model)")
-    .option("--validation <dir>", "folder of validation images: PSNR of the composite, best checkpoint, sample strips")
-    .option("--test <dir>", "folder of test images, measured once at the end")
-    .option("--masks <dir>", "folder of mask images; without it, masks are drawn (lines, circles, ellipses)")
-    .addOption(new Option("--holes <colour>", "colour of the hole in --masks").choices(["white", "black"]).default("white"))
-    .option("--mask-dilation <min,max>", "grow the holes of --masks by a random amount; the paper's is 9,49 (pixels at 512)", dilation, [0, 0])
+    .option(
+      "--train <dir>",
+      "folder of training images (JPEG, PNG, WebP); without it, images are drawn (dead-leaves model)",
+      path,
+    )
+    .option(
+      "--validation <dir>",
+      "folder of validation images: PSNR of the composite, best checkpoint, sample strips",
+      path,
+    )
+    .option("--test <dir>", "folder of test images, measured once at the end", path)
+    .option("--masks <dir>", "folder of mask images; without it, masks are drawn (lines, circles, ellipses)", path)
+    .addOption(
+      new Option("--holes <colour>", "colour of the hole in --masks").choices(["white", "black"]).default("white"),
+    )
+    .option(
+      "--mask-dilation <min,max>",
+      "grow the holes of --masks by a random amount; the paper's is 9,49 (pixels at 512)",
+      dilation,
+      [0, 0],
+    )
     .option("--no-augment", "no rotation, shift and flip of training images and masks")
-    .option("--name <name>", "name of the run (default: the stage and the time)")
-    .option("--out <dir>", "folder of the run (default: runs/<name>)")
-    .addOption(new Option("--stage <stage>", "train, or finetune: encoder batch norm frozen").choices(["train", "finetune"]).default("train"))
-    .option("--checkpoint <file>", "start from these weights (a checkpoint folder, .safetensors or .pth); finetune needs it")
-    .option("--resume", "continue the run of --out or --name (default: the latest in runs/) where its last checkpoint stands")
-    .option("--vgg-path <file>", "VGG16 or VGG19 weights for the perceptual and style terms (.pth, .safetensors, .h5)")
+    .option("--name <name>", "name of the run (default: the stage and the time)", runName)
+    .option("--out <dir>", "folder of the run (default: runs/<name>)", path)
+    .addOption(
+      new Option("--stage <stage>", "train, or finetune: encoder batch norm frozen")
+        .choices(["train", "finetune"])
+        .default("train"),
+    )
+    .option(
+      "--checkpoint <file>",
+      "start from these weights (a checkpoint folder, .safetensors or .pth); finetune needs it",
+      path,
+    )
+    .option(
+      "--resume",
+      "continue the run of --out or --name (default: the latest in runs/) where its last checkpoint stands",
+    )
+    .option(
+      "--vgg-path <file>",
+      "VGG16 or VGG19 weights for the perceptual and style terms (.pth, .safetensors, .h5)",
+      path,
+    )
     .option("--no-vgg", "train without the perceptual and style terms")
-    .addOption(new Option("--loss <variant>", "form of the loss").choices(["paper", "pytorch", "keras", "nvidia"]).default("paper"))
+    .addOption(
+      new Option("--loss <variant>", "form of the loss")
+        .choices(["paper", "pytorch", "keras", "nvidia"])
+        .default("paper"),
+    )
     .option("--image-size <pixels>", "side of the square training images", integer(8), 512)
-    .option("--width <factor>", "factor on the paper's channels", above(0), 1)
-    .option("--depth <levels>", "levels of the U-Net", integer(1), 8)
-    .addOption(new Option("--bn-statistics <pixels>", "pixels that batch norm counts").choices(["valid", "all"]).default("valid"))
+    .option("--width <factor>", "factor on the paper's channels", above(0, 8), 1)
+    .option("--depth <levels>", "levels of the U-Net", integer(1, 12), 8)
+    .addOption(
+      new Option("--bn-statistics <pixels>", "pixels that batch norm counts")
+        .choices(["valid", "all"])
+        .default("valid"),
+    )
     .option("--batch-size <images>", "images in a step (default: 1; paper: 6)", integer(1))
     .option("--epochs <n>", "epochs", integer(1), 50)
     .option("--steps-per-epoch <n>", "steps in an epoch", integer(1), 10000)
-    .option("--steps <n>", "steps in all (default: epochs x steps per epoch)", integer(1))
-    .option("--save-every <n>", "steps between checkpoints, samples and validation (default: a twentieth of the run, 25 to 1000)", integer(1))
+    .option("--steps <n>", "steps in all, instead of --epochs", integer(1))
+    .option(
+      "--save-every <n>",
+      "steps between checkpoints, samples and validation (default: a twentieth of the run, 25 to 1000)",
+      integer(1),
+    )
     .option("--lr <rate>", "learning rate (default: 1e-4; paper: 2e-4; finetune: 5e-5)", above(0))
-    .addOption(new Option("--preset <name>", "defaults of the Keras implementation or of the paper").choices(["keras", "paper"]).default("keras"))
+    .addOption(
+      new Option("--preset <name>", "defaults of the Keras implementation or of the paper")
+        .choices(["keras", "paper"])
+        .default("keras"),
+    )
     .option("--seed <n>", "equal seeds give equal runs", integer(0), 1)
     .addOption(new Option("--precision <type>", "arithmetic").choices(["f32"]).default("f32"))
     .option("--json", "machine-readable lines on stdout")
@@ -112,7 +167,13 @@ Masks: 1 (valid) and 0 (hole) inside; in files, --holes says which colour the ho
     );
 }
 
-/** Reads the parsed command into options with all defaults filled in. */
+/** Where a run without --out goes. */
+export const runsFolder = (name: string): string => join("runs", name);
+
+/**
+ * Reads the parsed command into options with all defaults filled in.
+ * @throws {UserError} for options that contradict each other.
+ */
 export function invocation(command: Command): Invocation {
   const o = command.opts<Record<string, unknown>>();
   const given = new Set(Object.keys(o).filter((k) => command.getOptionValueSource(k) === "cli"));
@@ -121,14 +182,18 @@ export function invocation(command: Command): Invocation {
   const paper = o["preset"] === "paper";
   const finetune = o["stage"] === "finetune";
   const stepsPerEpoch = number("stepsPerEpoch", 10000);
-  const steps = number("steps", number("epochs", 50) * stepsPerEpoch);
-  if (given.has("epochs")) given.add("steps");
+  const epochs = number("epochs", 50);
+  const steps = number("steps", epochs * stepsPerEpoch);
+  if (given.has("steps") && given.has("epochs")) {
+    throw new UserError("--epochs", "expected only one of --epochs and --steps, got both", "leave one of them out");
+  }
   if (given.has("vgg")) given.add("vggPath"); // --no-vgg
   if (given.has("preset")) for (const k of ["batchSize", "lr"]) given.add(k);
   if (text("vggPath") && o["vgg"] === false) {
-    throw new UserError("--no-vgg", "expected one of --vgg-path and --no-vgg, got both", "leave one of them out");
+    throw new UserError("--no-vgg", "expected only one of --vgg-path and --no-vgg, got both", "leave one of them out");
   }
   const options: TrainOptions = {
+    name: text("name"),
     train: text("train"),
     validation: text("validation"),
     test: text("test"),
@@ -152,41 +217,35 @@ export function invocation(command: Command): Invocation {
     seed: number("seed", 1),
     precision: "f32",
   };
-  return { out: text("out"), name: text("name"), resume: o["resume"] === true, json: o["json"] === true, given, options };
+  return { out: text("out"), resume: o["resume"] === true, json: o["json"] === true, given, epochs, options };
 }
 
 /** @throws {UserError} when a new run lacks something that it must be told. */
 export function checkNewRun({ options, given }: Invocation): void {
   if (options.vggPath === null && !given.has("vgg")) {
-    throw new UserError("--vgg-path", "expected VGG weights for the perceptual and style terms of the loss, got none", VGG_HELP);
+    throw new UserError(
+      "--vgg-path",
+      "expected VGG weights for the perceptual and style terms of the loss, got none",
+      VGG_HELP,
+    );
   }
   if (options.stage === "finetune" && options.checkpoint === null) {
-    throw new UserError("--stage finetune", "expected the weights of the first stage, got none", "pass --checkpoint runs/NAME/step-XXXXXXXX");
+    throw new UserError(
+      "--stage finetune",
+      "expected the weights of the first stage, got none",
+      "pass --checkpoint runs/NAME/step-XXXXXXXX",
+    );
   }
-  for (const [a, b] of [["holes", "masks"], ["maskDilation", "masks"]] as const) {
+  for (const [a, b] of [
+    ["holes", "masks"],
+    ["maskDilation", "masks"],
+  ] as const) {
     if (given.has(a) && options[b] === null) {
-      throw new UserError(a === "holes" ? "--holes" : "--mask-dilation", "expected --masks with it, got none", "pass --masks, or leave it out");
-    }
-  }
-}
-
-/**
- * The options of a resumed run: the stored ones, with what may change taken from the command line.
- * @throws {UserError} when an option was given that would make it another run.
- */
-export function resumedOptions(stored: Readonly<Record<string, unknown>>, { options, given }: Invocation, where: string): TrainOptions {
-  const merged: Record<string, unknown> = { ...options, ...stored };
-  for (const key of Object.keys(options) as (keyof TrainOptions)[]) {
-    if (!given.has(key)) continue;
-    if (CHANGEABLE.has(key)) merged[key] = options[key];
-    else if (JSON.stringify(stored[key]) !== JSON.stringify(options[key])) {
-      const flag = `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
       throw new UserError(
-        where,
-        `expected ${flag} ${JSON.stringify(stored[key])} as the run was started with, got ${JSON.stringify(options[key])}`,
-        "leave the option out, or start a new run",
+        a === "holes" ? "--holes" : "--mask-dilation",
+        "expected --masks with it, got none",
+        "pass --masks, or leave it out",
       );
     }
   }
-  return merged as unknown as TrainOptions;
 }

@@ -1,11 +1,11 @@
 /** Where a run's numbers go: log.jsonl, TensorBoard, standard output as JSON, and a progress bar or lines on standard error. */
-import { hostname } from "node:os";
 import { SingleBar } from "cli-progress";
 import { EventWriter } from "../../src/io/tensorboard.js";
 import type { RunFolder } from "../../src/io/runFolder.js";
+import { LOSS_TERMS } from "../../src/pconv/loss.js";
 import type { StepReport } from "../../src/pconv/trainer.js";
 
-/** Seconds between two progress lines when standard error is not a terminal. */
+/** Seconds between two progress lines when standard error is not a terminal, and between two writes of the TensorBoard log. */
 const LINE_SECONDS = 10;
 
 /** `1 h 02 min`, `3 min 05 s` or `12 s`. */
@@ -16,38 +16,51 @@ export function duration(seconds: number): string {
   return s >= 60 ? `${Math.floor(s / 60)} min ${two(s % 60)} s` : `${s} s`;
 }
 
+export interface ReporterOptions {
+  readonly json: boolean;
+  /** The step after which this start of the run goes on, and the last one. */
+  readonly first: number;
+  readonly total: number;
+  readonly batchSize: number;
+  readonly stepsPerEpoch: number;
+}
+
 export class Reporter {
   private readonly events: EventWriter;
-  private readonly bar: SingleBar | null;
-  private readonly started = performance.now();
+  private bar: SingleBar | null;
+  private shown = { loss: "-", speed: "-", left: "-" };
   private lastLine = performance.now();
+  /** Steps taken in this start, the time of the clock when they count from, and how long of it was not training. */
   private done = 0;
+  private counted = 0;
+  private since = performance.now();
   private pausedMs = 0;
 
   constructor(
     private readonly run: RunFolder,
-    private readonly o: { readonly json: boolean; readonly first: number; readonly total: number; readonly batchSize: number; readonly stepsPerEpoch: number },
+    private readonly o: ReporterOptions,
   ) {
-    this.events = new EventWriter(run.path(`events.out.tfevents.${Math.floor(Date.now() / 1000)}.${hostname()}.v2`));
+    this.events = new EventWriter(run.eventsPath());
     // Curves of an interrupted run end at its last checkpoint.
     this.events.sessionStart(o.first + 1);
     this.bar = process.stderr.isTTY
       ? new SingleBar({
           stream: process.stderr,
           format: "step {value}/{total} [{bar}] loss {loss} | {speed} images/s | ETA {left}",
+          barsize: 24,
           hideCursor: true,
           gracefulExit: false,
-          clearOnComplete: false,
+          clearOnComplete: true,
         })
       : null;
-    this.bar?.start(o.total, o.first, { loss: "-", speed: "-", left: "-" });
+    this.bar?.start(o.total, o.first, this.shown);
   }
 
   /** Progress messages that must not tear the bar. */
   message(text: string): void {
     this.bar?.stop();
     console.error(text);
-    if (this.bar) this.bar.start(this.o.total, this.o.first + this.done, { loss: "-", speed: "-", left: "-" });
+    this.bar?.start(this.o.total, this.o.first + this.done, this.shown);
   }
 
   /** Runs something that is not training, so that it does not count in images/s. */
@@ -61,31 +74,44 @@ export class Reporter {
   }
 
   step(report: StepReport): void {
+    const now = performance.now();
     this.done++;
-    const elapsed = (performance.now() - this.started) / 1000;
-    const imagesPerSecond = (this.done * this.o.batchSize) / Math.max(1e-9, elapsed - this.pausedMs / 1000);
+    this.counted++;
+    const elapsed = (now - this.since) / 1000;
+    const imagesPerSecond = (this.counted * this.o.batchSize) / Math.max(1e-9, elapsed - this.pausedMs / 1000);
+    const left = duration((elapsed / this.counted) * (this.o.total - report.step));
+    if (this.done === 1) {
+      // Kernels compile during the first step: it says nothing about the others.
+      this.counted = 0;
+      this.since = now;
+    }
     const epoch = Math.floor((report.step - 1) / this.o.stepsPerEpoch) + 1;
-    const { step, loss, terms, lr } = report;
+    const { step, loss, lr } = report;
+    // All six, whatever the run leaves out; what is left out adds nothing to the loss.
+    const terms = Object.fromEntries(LOSS_TERMS.map((name) => [name, report.terms[name] ?? 0]));
     // The log holds nothing that depends on the clock: a resumed run writes the same lines.
     this.run.log({ step, epoch, loss, terms, lr });
     if (this.o.json) console.log(JSON.stringify({ step, epoch, loss, terms, lr, imagesPerSecond }));
-    const now = Date.now() / 1000;
-    this.events.scalar("loss/total", loss, step, now);
-    for (const [name, value] of Object.entries(terms)) this.events.scalar(`loss/${name}`, value, step, now);
-    this.events.scalar("imagesPerSecond", imagesPerSecond, step, now);
-    const left = duration((elapsed / this.done) * (this.o.total - step));
-    const shown = { loss: loss.toPrecision(4), speed: imagesPerSecond.toPrecision(3), left };
-    if (this.bar) this.bar.update(step, shown);
-    else if (performance.now() - this.lastLine > LINE_SECONDS * 1000) {
-      this.lastLine = performance.now();
-      console.error(`step ${step}/${this.o.total} loss ${shown.loss} | ${shown.speed} images/s | ETA ${left}`);
-    }
+    const wallSeconds = Date.now() / 1000;
+    this.events.scalar("loss/total", loss, step, wallSeconds);
+    for (const [name, value] of Object.entries(report.terms))
+      this.events.scalar(`loss/${name}`, value, step, wallSeconds);
+    this.events.scalar("learningRate", lr, step, wallSeconds);
+    this.events.scalar("imagesPerSecond", imagesPerSecond, step, wallSeconds);
+    this.shown = { loss: loss.toPrecision(4), speed: imagesPerSecond.toPrecision(3), left };
+    this.bar?.update(step, this.shown);
+    if (now - this.lastLine < LINE_SECONDS * 1000) return;
+    this.lastLine = now;
+    this.events.flush();
+    if (!this.bar)
+      console.error(
+        `step ${step}/${this.o.total} loss ${this.shown.loss} | ${this.shown.speed} images/s | ETA ${left}`,
+      );
   }
 
   /** A measured value beside the losses, such as the validation PSNR. */
   measure(step: number, name: "validation" | "test", psnr: number, images: number): void {
     this.run.log({ step, [name]: { psnr, images } });
-    if (this.o.json) console.log(JSON.stringify({ step, [name]: { psnr, images } }));
     this.events.scalar(`psnr/${name}`, psnr, step, Date.now() / 1000);
     this.message(`step ${step}: ${name} PSNR ${psnr.toFixed(2)} dB over ${images} images`);
   }
@@ -95,8 +121,15 @@ export class Reporter {
     this.events.flush();
   }
 
-  close(): void {
+  /** Ends the bar and gives the terminal back; messages are printed as lines from now on. */
+  stop(): void {
     this.bar?.stop();
+    this.bar = null;
+  }
+
+  /** @throws {UserError} when the last events cannot be written. */
+  close(): void {
+    this.stop();
     this.events.close();
   }
 }

@@ -8,78 +8,130 @@ import { encodePng, writePicturePng } from "../../src/io/png.js";
 import { RunFolder } from "../../src/io/runFolder.js";
 import { readSafetensors, writeSafetensors } from "../../src/io/safetensors.js";
 import { loadVgg } from "../../src/io/vggFile.js";
-import { readWeightsFile } from "../../src/io/weightsFile.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
 import { Trainer } from "../../src/pconv/trainer.js";
-import { PConvUNet } from "../../src/pconv/unet.js";
-import { unetFromCheckpoint, unetToSafetensors } from "../../src/pconv/unetWeights.js";
+import type { PConvUNet } from "../../src/pconv/unet.js";
+import { unetToSafetensors } from "../../src/pconv/unetWeights.js";
 import { meanPsnr, sampleStrip, VALIDATION_IMAGES } from "./measure.js";
-import { checkNewRun, type Invocation, resumedOptions, type TrainOptions } from "./options.js";
+import { loadModel, MODEL, startingModel } from "./model.js";
+import { checkNewRun, type Invocation, runsFolder, type TrainOptions } from "./options.js";
 import { duration, Reporter } from "./reporter.js";
 import { openSources, type Sources } from "./sources.js";
+import { StopSignal } from "./stop.js";
+import { readState, resumedOptions, type RunState } from "./stored.js";
 
-const MODEL = "model.safetensors";
 const OPTIMIZER = "optimizer.safetensors";
 const STATE = "state.json";
 
-/** What a checkpoint knows beside weights and moments. */
-interface RunState {
-  step: number;
-  /** Best measure so far: validation PSNR, or minus the mean training loss between two checkpoints. */
-  best: { step: number; score: number } | null;
-  /** Training losses since the last regular checkpoint. */
-  interval: { sum: number; count: number };
-}
-
-/** The latest folder in runs/ that holds a run. */
+/** The folder in runs/ whose run was started or resumed last. */
 async function latestRun(): Promise<string> {
   const found: { dir: string; time: number }[] = [];
   for (const name of await readdir("runs").catch(() => [])) {
     const config = await stat(join("runs", name, "config.json")).catch(() => null);
     if (config) found.push({ dir: join("runs", name), time: config.mtimeMs });
   }
-  if (found.length === 0) throw new UserError("--resume", "expected a run in runs/, got none", "pass --name or --out, or leave --resume out");
+  if (found.length === 0)
+    throw new UserError("--resume", "expected a run in runs/, got none", "pass --name or --out, or leave --resume out");
   return found.sort((a, b) => b.time - a.time)[0].dir;
 }
 
-/** Weights of `--checkpoint`: a checkpoint folder of a run, or a weight file. */
-async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNet> {
-  const wanted = { width: o.width, depth: o.depth, bnStatistics: o.bnStatistics };
-  const fresh = new PConvUNet(gpu, wanted, o.seed);
-  if (o.checkpoint === null) return fresh;
-  const isFolder = await stat(o.checkpoint).then((s) => s.isDirectory(), () => false); // prettier-ignore
-  const path = isFolder ? join(o.checkpoint, MODEL) : o.checkpoint;
-  const loaded = unetFromCheckpoint(gpu, await readWeightsFile(path), path);
-  if (loaded.config.channels.join() !== fresh.config.channels.join()) {
-    throw new FormatError(
-      path,
-      `expected a network of ${fresh.config.channels.join(", ")} channels (--width ${o.width} --depth ${o.depth}), got ${loaded.config.channels.join(", ")}`,
-      "pass the --width and --depth that the checkpoint was trained with",
+/** Where a run begins or goes on. */
+interface Start {
+  readonly o: TrainOptions;
+  readonly dir: string;
+  /** The run that is resumed; null for a new one, whose folder is made once everything else is known to be right. */
+  readonly folder: RunFolder | null;
+  /** Step of the checkpoint to go on from; null when there is none, and the run starts over. */
+  readonly from: number | null;
+  readonly state: RunState;
+}
+
+const removeIt = (folder: RunFolder, step: number) =>
+  `remove ${folder.checkpointPath(step)} to resume from the checkpoint before it`;
+
+async function findStart(call: Invocation): Promise<Start> {
+  const { options, given } = call;
+  const fresh: RunState = { step: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
+  if (!call.resume) {
+    checkNewRun(call);
+    const time = new Date().toISOString().slice(0, 19).replace("T", "-").replaceAll(":", "");
+    const dir = call.out ?? runsFolder(options.name ?? `${options.stage}-${time}`);
+    await RunFolder.checkFree(dir);
+    return { o: options, dir, folder: null, from: null, state: fresh };
+  }
+  const dir = call.out ?? (options.name === null ? await latestRun() : runsFolder(options.name));
+  const folder = await RunFolder.resume(dir);
+  const o = resumedOptions(await folder.readConfig(), call, folder.path("config.json"));
+  const from = (await folder.checkpoints()).at(-1) ?? null;
+  const state =
+    from === null ? fresh : await readState(folder.checkpointPath(from, STATE), from, removeIt(folder, from));
+  if (o.steps < state.step) {
+    const option = given.has("epochs") ? "--epochs" : given.has("steps") ? "--steps" : folder.path("config.json");
+    throw new UserError(
+      option,
+      `expected at least the ${state.step} steps that the run has made, got ${o.steps}`,
+      "ask for more, or start a new run",
     );
   }
-  const { range, convention } = loaded.config;
-  if (range !== "unit" || convention !== "paper") {
-    throw new FormatError(path, `expected a network on images in 0..1 with the paper's layer, got ${range} and ${convention}`, "train on with weights of this library");
-  }
-  fresh.free();
-  return loaded;
+  return { o, dir, folder, from, state };
 }
 
 /** Opens everything, trains, and returns the exit code. */
 export async function runTraining(call: Invocation): Promise<number> {
-  const started = performance.now();
-  const resumedDir = call.resume ? (call.out ?? (call.name === null ? await latestRun() : join("runs", call.name))) : null;
-  let folder = resumedDir === null ? null : await RunFolder.resume(resumedDir);
-  if (!folder) checkNewRun(call);
-  const o = folder ? resumedOptions(await folder.readConfig(), call, folder.path("config.json")) : call.options;
+  const stop = new StopSignal();
+  let gpu: Gpu | null = null;
+  try {
+    const start = await findStart(call);
+    const { o, state } = start;
+    if (start.folder && state.step === o.steps && !state.due && !call.given.has("test")) {
+      console.error(
+        `${start.dir}: the run is finished, all ${o.steps} steps are done; --steps N trains on, --test DIR measures`,
+      );
+      return 0;
+    }
+    let reporter: Reporter | null = null;
+    const warn = (text: string) =>
+      reporter ? reporter.message(`warning: ${text}`) : console.error(`warning: ${text}`);
+    const sources = await openSources(o, warn);
+    gpu = await openGpu();
+    console.error(`adapter: ${gpu.adapter.name}`);
+    return await train(gpu, start, call, sources, warn, stop, (r) => (reporter = r));
+  } finally {
+    stop.release();
+    gpu?.close();
+  }
+}
 
-  let reporter: Reporter | null = null;
-  const warn = (text: string) => (reporter ? reporter.message(`warning: ${text}`) : console.error(`warning: ${text}`));
-  const sources = await openSources(o, warn);
-  const gpu = await openGpu();
-  console.error(`adapter: ${gpu.adapter.name}`);
+/** @throws {UserError} when not even the images fit into the adapter's buffers: drawing them could take hours before that shows. */
+function checkSize(gpu: Gpu, { imageSize, batchSize }: TrainOptions): void {
+  const { maxStorageBufferBindingSize, maxBufferSize } = gpu.limits;
+  const limit = Math.min(maxStorageBufferBindingSize, maxBufferSize);
+  const bytes = batchSize * imageSize ** 2 * 16; // four float32 channels
+  if (bytes <= limit) return;
+  const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
+  throw new UserError(
+    imageSize > 4096 ? "--image-size" : "--batch-size",
+    `expected images of at most ${mib(limit)} in a step (this adapter's limit), got ${batchSize} of ${imageSize}x${imageSize}, ${mib(bytes)}`,
+    "use smaller images or a smaller batch",
+  );
+}
+
+async function train(
+  gpu: Gpu,
+  { o, dir, folder: resumed, from, state }: Start,
+  call: Invocation,
+  sources: Sources,
+  warn: (text: string) => void,
+  stop: StopSignal,
+  onReporter: (reporter: Reporter) => void,
+): Promise<number> {
+  const started = performance.now();
+  checkSize(gpu, o);
   const vgg = o.vggPath === null ? null : await loadVgg(gpu, o.vggPath);
-  const model = await startingModel(gpu, o);
+  const model =
+    resumed && from !== null
+      ? await loadModel(gpu, o, resumed.checkpointPath(from, MODEL), removeIt(resumed, from))
+      : await startingModel(gpu, o);
   const trainer = new Trainer({
     model,
     loss: new InpaintingLoss({ variant: o.loss, vgg }),
@@ -91,40 +143,72 @@ export async function runTraining(call: Invocation): Promise<number> {
     seed: o.seed,
     freezeEncoderBatchNorm: o.stage === "finetune",
   });
-  const state: RunState = { step: 0, best: null, interval: { sum: 0, count: 0 } };
-  if (folder) await restore(folder, trainer, state);
-  else {
-    const time = new Date().toISOString().slice(0, 19).replace("T", "-").replaceAll(":", "");
-    folder = await RunFolder.create(call.out ?? join("runs", call.name ?? `${o.stage}-${time}`), o);
+  if (resumed && from !== null) {
+    const path = resumed.checkpointPath(from, OPTIMIZER);
+    await restoreOptimizer(trainer, path, await resumed.readCheckpoint(from, OPTIMIZER), removeIt(resumed, from));
+    trainer.step = state.step;
+  }
+  // From here on the run's folder is written to.
+  const folder = resumed ?? (await RunFolder.create(dir, o));
+  if (resumed) {
+    await resumed.writeConfig(o);
+    const dropped = await resumed.truncateLog(state.step);
+    if (dropped > 0)
+      warn(
+        `${resumed.path("log.jsonl")}: dropped ${dropped} line${dropped === 1 ? "" : "s"} that this command did not write`,
+      );
   }
   const parameters = model.namedParameters().reduce((sum, [, p]) => sum + p.size, 0);
   console.error(`images: ${sources.images.description}; masks: ${sources.masks.description}`);
   console.error(`model: ${(parameters / 1e6).toFixed(2)} M parameters, ${o.depth} levels; run: ${folder.dir}`);
-  if (state.step > 0) console.error(`resuming after step ${state.step}`);
-  if (vgg && o.imageSize < 8) throw new UserError("--image-size", `expected at least 8 with VGG, got ${o.imageSize}`, "use larger images");
+  if (resumed)
+    console.error(from === null ? "resuming from the start: no checkpoint was saved" : `resuming after step ${from}`);
 
-  reporter = new Reporter(folder, { json: call.json, first: state.step, total: o.steps, batchSize: o.batchSize, stepsPerEpoch: o.stepsPerEpoch });
-  const stop = new StopSignal(reporter);
+  const reporter = new Reporter(folder, {
+    json: call.json,
+    first: state.step,
+    total: o.steps,
+    batchSize: o.batchSize,
+    stepsPerEpoch: o.stepsPerEpoch,
+  });
+  onReporter(reporter);
+  stop.trainingStarts(reporter);
+  const loop: Loop = { o, folder, trainer, state, sources, reporter, stop };
   try {
-    await trainLoop({ o, folder, trainer, state, sources, reporter, stop });
-    if (stop.signal === null && sources.test) {
-      const count = Math.min(sources.test.length, 10 * VALIDATION_IMAGES);
-      const value = await meanPsnr(model, sources.test, sources.fixedMasks, o.imageSize, count);
-      reporter.measure(state.step, "test", value, count);
-    }
-  } finally {
-    stop.release();
+    await trainLoop(loop);
+    if (stop.signal === null) await measureTest(loop);
     reporter.close();
+  } catch (error) {
+    try {
+      reporter.close();
+    } catch {
+      // the first error is the one to report
+    }
+    if (resumed === null && state.step === 0) await folder.discard();
+    throw error;
+  } finally {
+    await trainer.close();
   }
   const skipped = sources.skipped();
-  if (skipped > 0) console.error(`skipped ${skipped} broken file${skipped === 1 ? "" : "s"}`);
+  if (skipped > 0) console.error(`skipped ${skipped} unusable file${skipped === 1 ? "" : "s"}`);
   const { allocated } = gpu.memory();
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
-  console.error(`${stop.signal === null ? "done" : `stopped by ${stop.signal}`} after step ${state.step}, ${duration((performance.now() - started) / 1000)}; device memory ${mib(allocated)}, process ${mib(process.memoryUsage().rss)}`);
+  console.error(
+    `${stop.signal === null ? "done" : `stopped by ${stop.signal}`} after step ${state.step}, ${duration((performance.now() - started) / 1000)}; device memory ${mib(allocated)}, process ${mib(process.memoryUsage().rss)}`,
+  );
   console.error(`checkpoints, samples and log: ${folder.dir}`);
-  await trainer.close();
-  gpu.close();
   return stop.exitCode;
+}
+
+/** @throws {FormatError} when the file is damaged or of another model. */
+async function restoreOptimizer(trainer: Trainer, path: string, bytes: Uint8Array, help: string): Promise<void> {
+  try {
+    trainer.optimizer.loadStateDict(readSafetensors(bytes, path).tensors, path);
+  } catch (error) {
+    throw error instanceof FormatError ? new FormatError(error.where, error.problem, help, { cause: error }) : error;
+  }
+  if (trainer.optimizer.steps < 0)
+    throw new FormatError(path, `expected a number of steps, got ${trainer.optimizer.steps}`, help);
 }
 
 interface Loop {
@@ -140,6 +224,7 @@ interface Loop {
 async function trainLoop(loop: Loop): Promise<void> {
   const { o, trainer, state, reporter, stop } = loop;
   let saved = state.step;
+  if (state.due) await reporter.pause(() => milestone(loop));
   while (state.step < o.steps && stop.signal === null) {
     const report = await trainer.trainStep();
     state.step = report.step;
@@ -155,22 +240,54 @@ async function trainLoop(loop: Loop): Promise<void> {
   if (saved !== state.step) await save(loop);
 }
 
-/** Validation, sample strip and checkpoint. */
+/** Validation, sample strip and checkpoint. A signal cuts the validation short; it is done again when the run is resumed. */
 async function milestone(loop: Loop): Promise<void> {
   const { o, folder, trainer, state, sources, reporter } = loop;
   const { model } = trainer.config;
-  let score = -state.interval.sum / Math.max(1, state.interval.count);
+  const mean = state.interval.sum / Math.max(1, state.interval.count);
+  let measured = { score: -mean, of: "training loss" };
   if (sources.validation) {
     const count = Math.min(VALIDATION_IMAGES, sources.validation.length);
-    score = await meanPsnr(model, sources.validation, sources.fixedMasks, o.imageSize, count);
-    reporter.measure(state.step, "validation", score, count);
+    const value = await measure(loop, model, sources.validation, count);
+    state.due = value === null;
+    if (value === null) return save(loop);
+    reporter.measure(state.step, "validation", value, count);
+    measured = { score: value, of: `PSNR on ${o.validation}` };
   }
   state.interval = { sum: 0, count: 0 };
-  if (state.best === null || score > state.best.score) state.best = { step: state.step, score };
+  const { best } = state;
+  const comparable = best !== null && best.of === measured.of;
+  if (Number.isFinite(measured.score) && (!comparable || measured.score > best.score))
+    state.best = { step: state.step, ...measured };
   const strip = await sampleStrip(model, sources.validation ?? sources.images, sources.fixedMasks, o.imageSize);
   await writePicturePng(folder.path("samples", `step-${String(state.step).padStart(8, "0")}.png`), strip);
   reporter.image(state.step, encodePng(strip), strip.width, strip.height);
   await save(loop);
+}
+
+function measure(
+  { o, sources, stop }: Loop,
+  model: PConvUNet,
+  images: Sources["images"],
+  count: number,
+): Promise<number | null> {
+  return meanPsnr({
+    model,
+    images,
+    masks: sources.fixedMasks,
+    size: o.imageSize,
+    count,
+    stopped: () => stop.signal !== null,
+  });
+}
+
+/** The test folder's PSNR, once at the end. */
+async function measureTest(loop: Loop): Promise<void> {
+  const { trainer, state, sources, reporter } = loop;
+  if (!sources.test) return;
+  const count = Math.min(sources.test.length, 10 * VALIDATION_IMAGES);
+  const value = await measure(loop, trainer.config.model, sources.test, count);
+  if (value !== null) reporter.measure(state.step, "test", value, count);
 }
 
 async function save({ folder, trainer, state }: Loop): Promise<void> {
@@ -180,42 +297,4 @@ async function save({ folder, trainer, state }: Loop): Promise<void> {
     [STATE]: Buffer.from(`${JSON.stringify(state, null, 2)}\n`),
   };
   await folder.saveCheckpoint(state.step, files, state.best?.step ?? state.step);
-}
-
-/** Puts a trainer where the run's last checkpoint stands; a run without one starts over. */
-async function restore(folder: RunFolder, trainer: Trainer, state: RunState): Promise<void> {
-  const step = (await folder.checkpoints()).at(-1);
-  if (step !== undefined) {
-    const read = async (file: string) => readSafetensors(new Uint8Array(await folder.readCheckpoint(step, file)), `step ${step}, ${file}`).tensors;
-    trainer.config.model.loadStateDict(await read(MODEL), `step ${step}, ${MODEL}`);
-    trainer.optimizer.loadStateDict(await read(OPTIMIZER), `step ${step}, ${OPTIMIZER}`);
-    const text = (await folder.readCheckpoint(step, STATE)).toString("utf8");
-    Object.assign(state, JSON.parse(text) as RunState);
-    trainer.step = state.step;
-  }
-  await folder.truncateLog(state.step);
-}
-
-/** Ctrl-C and SIGTERM: the first lets the step end and saves, the second exits at once. */
-class StopSignal {
-  signal: NodeJS.Signals | null = null;
-
-  constructor(private readonly reporter: Reporter) {
-    for (const name of ["SIGINT", "SIGTERM"] as const) process.on(name, this.handle);
-  }
-
-  private readonly handle = (name: NodeJS.Signals) => {
-    if (this.signal !== null) process.exit(this.exitCode);
-    this.signal = name;
-    this.reporter.message(`${name}: saving a checkpoint; once more to exit without`);
-  };
-
-  /** 128 plus the signal's number, as shells expect; 0 without a signal. */
-  get exitCode(): number {
-    return this.signal === null ? 0 : this.signal === "SIGINT" ? 130 : 143;
-  }
-
-  release(): void {
-    for (const name of ["SIGINT", "SIGTERM"] as const) process.off(name, this.handle);
-  }
 }

@@ -18,21 +18,26 @@ export interface Sources {
 }
 
 /**
- * Opens every folder of a run.
- * @throws {UserError} for the first that is missing or has no pictures.
+ * Opens every folder of a run, and reads a file of each, so that a folder of unusable files is found before anything is written.
+ * @throws {UserError} for the first that is missing or has no usable pictures.
  */
 export async function openSources(o: TrainOptions, onWarning: (message: string) => void): Promise<Sources> {
-  const folders: { readonly skipped: number }[] = [];
-  const pictures = async (dir: string, augment: boolean) => {
-    const folder = await ImageFolder.open(dir, { augment, onWarning });
-    folders.push(folder);
-    return folder;
+  const seen = new Set<string>();
+  const once = (message: string) => {
+    // Masks are read twice, for training and for validation, and a folder may be used twice.
+    if (seen.has(message)) return;
+    seen.add(message);
+    onWarning(message);
   };
+  const tried = async <T extends PictureSource | MaskSource>(source: T): Promise<T> => {
+    await source.sample(o.seed, 0, o.imageSize);
+    return source;
+  };
+  const pictures = async (dir: string, augment: boolean) =>
+    tried(await ImageFolder.open(dir, { augment, onWarning: once }));
   const maskFolder = async (dir: string, augment: boolean) => {
     const options = augment ? { augment, dilation: o.maskDilation } : { augment };
-    const folder = await MaskFolder.open(dir, { holes: o.holes, onWarning, ...options });
-    folders.push(folder);
-    return folder;
+    return tried(await MaskFolder.open(dir, { holes: o.holes, onWarning: once, ...options }));
   };
   return {
     images: o.train === null ? new DeadLeavesSource() : await pictures(o.train, o.augment),
@@ -40,6 +45,6 @@ export async function openSources(o: TrainOptions, onWarning: (message: string) 
     test: o.test === null ? null : await pictures(o.test, false),
     masks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, o.augment),
     fixedMasks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, false),
-    skipped: () => folders.reduce((sum, f) => sum + f.skipped, 0),
+    skipped: () => [...seen].filter((message) => message.startsWith("skipped ")).length,
   };
 }

@@ -1,0 +1,59 @@
+/** The network of a run: fresh, from --checkpoint, or from the run's own last checkpoint. */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { FormatError, UserError } from "../../src/errors.js";
+import type { Gpu } from "../../src/gpu/gpu.js";
+import { readWeightsFile } from "../../src/io/weightsFile.js";
+import { PConvUNet, unetConfig } from "../../src/pconv/unet.js";
+import { unetFromCheckpoint } from "../../src/pconv/unetWeights.js";
+import type { TrainOptions } from "./options.js";
+
+/** Name of the weight file in a checkpoint. */
+export const MODEL = "model.safetensors";
+
+const wanted = (o: TrainOptions) => ({ width: o.width, depth: o.depth, bnStatistics: o.bnStatistics });
+
+/**
+ * A network from a weight file.
+ * @param help what to do when it is not the one that the options describe
+ * @throws {FormatError} when it is not
+ */
+export async function loadModel(gpu: Gpu, o: TrainOptions, path: string, help: string): Promise<PConvUNet> {
+  const model = unetFromCheckpoint(gpu, await readWeightsFile(path), path);
+  const { channels, bnStatistics, range, convention } = model.config;
+  const expected = unetConfig(wanted(o)).channels;
+  const refuse = (problem: string, how = help) => {
+    model.free();
+    return new FormatError(path, problem, how);
+  };
+  if (channels.join() !== expected.join()) {
+    throw refuse(
+      `expected a network of ${expected.join(", ")} channels (--width ${o.width} --depth ${o.depth}), got ${channels.join(", ")}`,
+    );
+  }
+  if (range !== "unit" || convention !== "paper") {
+    throw refuse(
+      `expected a network on images in 0..1 with the paper's layer, got ${range} and ${convention}`,
+      "train on with weights of this library",
+    );
+  }
+  if (bnStatistics !== o.bnStatistics) {
+    throw refuse(`expected a network with --bn-statistics ${o.bnStatistics}, got ${bnStatistics}`);
+  }
+  return model;
+}
+
+/** The network that a run starts from: new, or `--checkpoint`, a checkpoint folder of a run or a weight file. */
+export async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNet> {
+  if (o.checkpoint === null) return new PConvUNet(gpu, wanted(o), o.seed);
+  const isFolder = await stat(o.checkpoint).then((s) => s.isDirectory(), () => false); // prettier-ignore
+  const path = isFolder ? join(o.checkpoint, MODEL) : o.checkpoint;
+  if (isFolder && !(await stat(path).catch(() => null))) {
+    throw new UserError(
+      o.checkpoint,
+      `expected a checkpoint folder with ${MODEL}, got one without`,
+      "pass runs/NAME/step-XXXXXXXX, or a weight file",
+    );
+  }
+  return loadModel(gpu, o, path, "pass the --width, --depth and --bn-statistics that the checkpoint was trained with");
+}

@@ -1,0 +1,55 @@
+/** Ctrl-C and its relatives: the first lets the step end and saves, the second exits at once. */
+
+/** 128 plus the signal's number, as shells expect. SIGPIPE stands for a standard output that nobody reads any more. */
+const EXIT_CODES = { SIGHUP: 129, SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
+type StopName = keyof typeof EXIT_CODES;
+const NAMES = Object.keys(EXIT_CODES) as StopName[];
+
+/** What a stop needs of the progress display. */
+export interface StopDisplay {
+  message(text: string): void;
+  /** Gives the terminal back. */
+  stop(): void;
+}
+
+/** Listens from its making until {@link release}. Before {@link trainingStarts} there is nothing to save, and one signal exits. */
+export class StopSignal {
+  /** The signal that came, or null. */
+  signal: StopName | null = null;
+  private display: StopDisplay | null = null;
+
+  constructor() {
+    for (const name of NAMES) process.on(name, this.handle);
+  }
+
+  trainingStarts(display: StopDisplay): void {
+    this.display = display;
+  }
+
+  /** For the process; 0 without a signal. */
+  get exitCode(): number {
+    return this.signal === null ? 0 : EXIT_CODES[this.signal];
+  }
+
+  release(): void {
+    for (const name of NAMES) process.off(name, this.handle);
+  }
+
+  private readonly handle = (name: NodeJS.Signals) => {
+    const first = this.signal === null;
+    if (first) this.signal = name as StopName;
+    if (this.display === null) {
+      if (name !== "SIGPIPE") console.error(`${name}: stopped before the first step`);
+      process.exit(this.exitCode);
+    }
+    if (first)
+      this.display.message(
+        `${name === "SIGPIPE" ? "output closed" : name}: saving a checkpoint; once more to exit without`,
+      );
+    else if (name !== "SIGPIPE") {
+      // Writing to a closed terminal fails again and again; only a person or a system asks twice.
+      this.display.stop();
+      process.exit(this.exitCode);
+    }
+  };
+}

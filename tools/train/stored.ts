@@ -1,0 +1,159 @@
+/** What a run's files say when it is resumed: read with suspicion, since people edit them and disks fail. */
+import { resolve } from "node:path";
+import { FormatError, UserError } from "../../src/errors.js";
+import { readJsonObject } from "../../src/io/runFolder.js";
+import type { Invocation, TrainOptions } from "./options.js";
+
+/** What a checkpoint knows beside weights and moments. */
+export interface RunState {
+  step: number;
+  /** Best measure so far, and what it measured: PSNR on a validation folder, or minus the mean training loss. */
+  best: { readonly step: number; readonly score: number; readonly of: string } | null;
+  /** Training losses since the last milestone. */
+  interval: { sum: number; count: number };
+  /** A signal came before this step's validation was done: it is due when the run is resumed. */
+  due: boolean;
+}
+
+type Check = readonly [expected: string, holds: (value: unknown) => boolean];
+
+const number = (expected: string, holds: (v: number) => boolean): Check => [
+  expected,
+  (v) => typeof v === "number" && Number.isFinite(v) && holds(v),
+];
+const integer = (min: number, max = Number.MAX_SAFE_INTEGER): Check => [
+  max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`,
+  (v) => Number.isSafeInteger(v) && (v as number) >= min && (v as number) <= max,
+];
+const text: Check = ["a text or null", (v) => v === null || typeof v === "string"];
+const oneOf = (...choices: string[]): Check => [`one of ${choices.join(", ")}`, (v) => choices.includes(v as string)];
+const boolean: Check = ["true or false", (v) => typeof v === "boolean"];
+
+const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
+  name: text,
+  train: text,
+  validation: text,
+  test: text,
+  masks: text,
+  holes: oneOf("white", "black"),
+  maskDilation: [
+    "two numbers, the smaller one first",
+    (v) => Array.isArray(v) && v.length === 2 && v.every(Number.isFinite) && v[0] >= 0 && v[0] <= v[1],
+  ],
+  augment: boolean,
+  stage: oneOf("train", "finetune"),
+  checkpoint: text,
+  vggPath: text,
+  loss: oneOf("paper", "pytorch", "keras", "nvidia"),
+  imageSize: integer(8),
+  width: number("a number above 0 and up to 8", (v) => v > 0 && v <= 8),
+  depth: integer(1, 12),
+  bnStatistics: oneOf("valid", "all"),
+  batchSize: integer(1),
+  steps: integer(1),
+  stepsPerEpoch: integer(1),
+  saveEvery: integer(1),
+  lr: number("a number above 0", (v) => v > 0),
+  seed: integer(0),
+  precision: oneOf("f32"),
+};
+
+const STATE: Readonly<Record<keyof RunState, Check>> = {
+  step: integer(0),
+  best: [
+    "null, or step, score and of",
+    (v) =>
+      v === null ||
+      (isRecord(v) && Number.isSafeInteger(v["step"]) && Number.isFinite(v["score"]) && typeof v["of"] === "string"),
+  ],
+  interval: ["sum and count", (v) => isRecord(v) && Number.isFinite(v["sum"]) && Number.isSafeInteger(v["count"])],
+  due: boolean,
+};
+
+/** What may differ when a run is resumed; everything else would make it another run. */
+const CHANGEABLE: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>([
+  "validation",
+  "test",
+  "vggPath",
+  "steps",
+  "saveEvery",
+  "lr",
+]);
+const PATHS: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(["train", "masks", "checkpoint"]);
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** @throws {FormatError} when a key is missing, unknown, or of another type. */
+function checkKeys(
+  found: Readonly<Record<string, unknown>>,
+  checks: Readonly<Record<string, Check>>,
+  where: string,
+  help: string,
+): void {
+  const unknown = Object.keys(found).find((key) => !Object.hasOwn(checks, key));
+  if (unknown !== undefined)
+    throw new FormatError(where, `expected only known keys, got ${JSON.stringify(unknown)}`, help);
+  for (const [key, [expected, holds]] of Object.entries(checks)) {
+    if (Object.hasOwn(found, key) && holds(found[key])) continue;
+    const got = Object.hasOwn(found, key) ? JSON.stringify(found[key]).slice(0, 60) : "nothing";
+    throw new FormatError(where, `expected "${key}" to be ${expected}, got ${got}`, help);
+  }
+}
+
+/**
+ * The options of a resumed run: the stored ones, with what may change taken from the command line.
+ * @throws {FormatError} when the stored ones are not what this command writes.
+ * @throws {UserError} when an option was given that would make it another run.
+ */
+export function resumedOptions(
+  stored: Readonly<Record<string, unknown>>,
+  call: Invocation,
+  where: string,
+): TrainOptions {
+  checkKeys(stored, OPTIONS, where, "undo the changes to the file, or start a new run");
+  const run = stored as unknown as TrainOptions;
+  const { options, given } = call;
+  const merged: Record<string, unknown> = { ...run };
+  for (const key of Object.keys(OPTIONS) as (keyof TrainOptions)[]) {
+    if (!given.has(key) || key === "name") continue; // the name has found the folder
+    const same =
+      JSON.stringify(run[key]) === JSON.stringify(options[key]) || (PATHS.has(key) && samePath(run[key], options[key]));
+    const otherLoss = key === "vggPath" && (run.vggPath === null) !== (options.vggPath === null);
+    if (CHANGEABLE.has(key) && !otherLoss) merged[key] = options[key];
+    else if (!same)
+      throw new UserError(
+        flag(key, options[key]),
+        `expected ${flag(key, run[key])} as the run was started, got ${flag(key, options[key])}`,
+        "leave the option out, or start a new run",
+      );
+  }
+  if (given.has("epochs")) merged["steps"] = call.epochs * run.stepsPerEpoch;
+  return merged as unknown as TrainOptions;
+}
+
+const samePath = (a: unknown, b: unknown): boolean =>
+  typeof a === "string" && typeof b === "string" && resolve(a) === resolve(b);
+
+/** An option as it is written on the command line. */
+function flag(key: keyof TrainOptions, value: unknown): string {
+  if (key === "augment") return value === true ? "no --no-augment" : "--no-augment";
+  if (key === "vggPath" && value === null) return "--no-vgg";
+  const name = `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+  return value === null
+    ? `no ${name}`
+    : `${name} ${Array.isArray(value) ? value.join() : JSON.stringify(value).replaceAll('"', "")}`;
+}
+
+/**
+ * The state file of the checkpoint of `step`.
+ * @throws {FormatError} when it is not what this command writes.
+ */
+export async function readState(path: string, step: number, help: string): Promise<RunState> {
+  const found = await readJsonObject(path, help);
+  checkKeys(found, STATE, path, help);
+  if (found["step"] !== step)
+    throw new FormatError(path, `expected step ${step} as its folder is named, got ${String(found["step"])}`, help);
+  return found as unknown as RunState;
+}
