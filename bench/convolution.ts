@@ -1,0 +1,319 @@
+/**
+ * The three convolution kernels as workloads.
+ *
+ * A partial convolution's time includes what it needs beyond the plain one: the mask update (forward), the scaling of dy
+ * by the ratio (dx and dw). The input gradient's includes the transposition of the weight, plain or partial.
+ */
+import { unpadChannels } from "../src/autograd/layout.js";
+import type { Gpu } from "../src/gpu/gpu.js";
+import type { Storage } from "../src/gpu/pool.js";
+import type { ConvVariant } from "../src/kernels/convTile.js";
+import { maskUpdate, maskUpdateRef } from "../src/kernels/maskUpdate.js";
+import { pconvBackwardInput, pconvBackwardInputRef } from "../src/kernels/pconvBackwardInput.js";
+import { pconvBackwardWeight, pconvBackwardWeightRef } from "../src/kernels/pconvBackwardWeight.js";
+import { pconvForward, pconvForwardRef } from "../src/kernels/pconvForward.js";
+import { pixelScale, pixelScaleRef } from "../src/kernels/pixelScale.js";
+import { convOutputSize, type ConvShape, vec4s } from "../src/kernels/shape.js";
+import { transposeWeight } from "../src/kernels/transposeWeight.js";
+import { Rng } from "../src/pconv/rng.js";
+import { centreHole, multiplications } from "./shapes.js";
+import { DeviceMemory, floats, padWeight, unpadWeight } from "./tensors.js";
+import { type Check, ErrorMeter, type Workload } from "./workload.js";
+
+/** Multiplications that a check's reference may spend: tens of milliseconds. */
+const REFERENCE_WORK = 16e6;
+const MIN_SAMPLES = 8;
+
+export interface ConvCase {
+  readonly layer: ConvShape;
+  readonly holes: number | null;
+  readonly variant: ConvVariant;
+}
+
+const CONVENTION = { convention: "paper", biased: true } as const;
+
+/** Mask, ratio and their update on the device; what a layer's mask alone decides. */
+class MaskSide {
+  private readonly values: Float32Array;
+  private readonly mask: Storage;
+  private readonly maskOut: Storage;
+  readonly scale: Storage;
+  readonly biasScale: Storage;
+  readonly reference: ReturnType<typeof maskUpdateRef>;
+  private readonly shape;
+
+  constructor(
+    private readonly memory: DeviceMemory,
+    layer: ConvShape,
+    holes: number,
+  ) {
+    const [p, q] = convOutputSize("pconv-bench", layer);
+    this.shape = { ...layer, n: 1, c: 1, k: 1, channels: layer.c };
+    this.values = centreHole(layer.h, layer.w, holes);
+    [this.scale, this.biasScale, this.maskOut] = [memory.room(p * q), memory.room(p * q), memory.room(p * q)];
+    this.mask = memory.room(this.values.length);
+    memory.gpu.write(this.mask, this.values);
+    this.reference = maskUpdateRef(this.shape, CONVENTION, this.values, [layer.c]);
+    this.record(); // the gradients find the ratio made
+  }
+
+  record(): void {
+    const { gpu } = this.memory;
+    const { mask, scale, biasScale, maskOut } = this;
+    const weight = gpu.constant([this.shape.channels]);
+    maskUpdate(gpu, this.shape, CONVENTION, { mask, weight, scale, biasScale, maskOut });
+  }
+
+  get ratio() {
+    return { scale: this.scale, biasScale: this.biasScale, n: 1 };
+  }
+
+  /** Makes the holes of an activation with `c` channels exact zeros, which is what every layer gets. */
+  clear(x: Float32Array, c: number): Float32Array {
+    return x.map((v, i) => (this.values[Math.floor(i / c) % this.values.length] === 0 ? 0 : v));
+  }
+}
+
+/** What the three passes have in common. */
+abstract class Convolution implements Workload {
+  readonly flops: number;
+  abstract readonly bytes: number;
+  protected readonly memory: DeviceMemory;
+  protected readonly mask: MaskSide | null;
+  protected readonly outputPixels: number;
+  protected readonly inputPixels: number;
+  protected readonly taps: number;
+  protected rng = Rng.of(0);
+
+  constructor(
+    protected readonly gpu: Gpu,
+    protected readonly o: ConvCase,
+  ) {
+    const { layer } = o;
+    const [p, q] = convOutputSize("pconv-bench", layer);
+    this.memory = new DeviceMemory(gpu);
+    this.outputPixels = layer.n * p * q;
+    this.inputPixels = layer.n * layer.h * layer.w;
+    this.taps = layer.kernel[0] * layer.kernel[1];
+    this.flops = 2 * multiplications(layer);
+    this.mask = o.holes === null ? null : new MaskSide(this.memory, layer, o.holes);
+  }
+
+  abstract fill(seed: number): void;
+  abstract record(): void;
+  abstract check(): Promise<Check>;
+
+  free(): void {
+    this.memory.free();
+  }
+
+  /** Bytes of activations with `pixels` pixels of `c` channels, and of one weight. */
+  protected traffic(...activations: readonly (readonly [pixels: number, c: number])[]): number {
+    const { c, k } = this.o.layer;
+    const weight = this.taps * vec4s(c) * 4 * vec4s(k) * 16;
+    return activations.reduce((sum, [pixels, channels]) => sum + pixels * vec4s(channels) * 16, weight);
+  }
+
+  /**
+   * Runs the reference on sampled units (pixels, or rows of the weight), each of `width` entries, and compares.
+   * @param units how many units there are
+   * @param reference computes the units that `only` accepts
+   */
+  protected sample(
+    got: Float32Array,
+    units: number,
+    width: number,
+    reference: (only: (unit: number) => boolean) => Float64Array,
+  ): Check {
+    const perUnit = this.flops / 2 / units;
+    const wanted = Math.max(MIN_SAMPLES, Math.ceil(REFERENCE_WORK / perUnit));
+    const chosen = new Uint8Array(units);
+    chosen[0] = chosen[units - 1] = 1; // corners are where a wrong border shows
+    if (wanted >= units) chosen.fill(1);
+    else for (let i = 2; i < wanted; i++) chosen[this.rng.integer(0, units - 1)] = 1;
+    const samples = chosen.reduce((sum, v) => sum + v, 0);
+
+    let started = performance.now();
+    if (samples < units) reference(() => false);
+    const scanMs = samples < units ? performance.now() - started : 0; // visiting every tap, whatever is computed
+    started = performance.now();
+    const want = reference((unit) => chosen[unit] === 1);
+    const sampledMs = performance.now() - started;
+
+    const meter = new ErrorMeter();
+    chosen.forEach((v, unit) => {
+      if (v) for (let i = unit * width; i < (unit + 1) * width; i++) meter.add(got[i], want[i]);
+    });
+    return {
+      maxError: meter.maxError,
+      checked: meter.checked,
+      entries: units * width,
+      referenceMs: scanMs + (Math.max(0, sampledMs - scanMs) * units) / samples,
+    };
+  }
+}
+
+class Forward extends Convolution {
+  private x: Float32Array = new Float32Array();
+  private weight: Float32Array = new Float32Array();
+  private bias: Float32Array = new Float32Array();
+  private readonly buffers;
+  readonly bytes: number;
+
+  constructor(gpu: Gpu, o: ConvCase) {
+    super(gpu, o);
+    const { c, k } = o.layer;
+    this.bytes = this.traffic([this.inputPixels, c], [this.outputPixels, k]);
+    this.buffers = {
+      x: this.memory.activation(this.inputPixels, c),
+      weight: this.memory.weight(this.taps, c, k),
+      bias: this.memory.activation(1, k),
+      ratio: this.mask?.ratio,
+      y: this.memory.activation(this.outputPixels, k),
+    };
+  }
+
+  fill(seed: number): void {
+    const { c, k } = this.o.layer;
+    this.rng = Rng.of(seed);
+    const x = floats(this.rng, this.inputPixels * c);
+    this.x = this.mask?.clear(x, c) ?? x;
+    this.weight = floats(this.rng, this.taps * c * k);
+    this.bias = floats(this.rng, k);
+    this.memory.upload(this.buffers.x, this.x, c);
+    this.gpu.write(this.buffers.weight, padWeight(this.weight, c, k));
+    this.memory.upload(this.buffers.bias, this.bias, k);
+    this.memory.poison(this.buffers.y);
+  }
+
+  record(): void {
+    this.mask?.record();
+    pconvForward(this.gpu, this.o.layer, this.buffers, this.o.variant);
+  }
+
+  async check(): Promise<Check> {
+    const { layer } = this.o;
+    const got = unpadChannels((await this.gpu.read(this.buffers.y))[0], layer.k);
+    const ratio = this.mask && { ...this.mask.reference, n: 1 };
+    return this.sample(got, this.outputPixels, layer.k, (only) =>
+      pconvForwardRef(layer, this.x, this.weight, this.bias, ratio ?? undefined, only),
+    );
+  }
+}
+
+/** dy, and for a partial convolution g = dy * scale, which both gradients read. */
+abstract class Gradient extends Convolution {
+  protected readonly dy: Storage;
+  protected readonly g: Storage;
+  protected dyValues: Float32Array = new Float32Array();
+
+  constructor(gpu: Gpu, o: ConvCase) {
+    super(gpu, o);
+    this.dy = this.memory.activation(this.outputPixels, o.layer.k);
+    this.g = this.mask ? this.memory.activation(this.outputPixels, o.layer.k) : this.dy;
+  }
+
+  fill(seed: number): void {
+    this.rng = Rng.of(seed);
+    this.dyValues = floats(this.rng, this.outputPixels * this.o.layer.k);
+    this.memory.upload(this.dy, this.dyValues, this.o.layer.k);
+    if (this.mask) this.memory.poison(this.g);
+  }
+
+  record(): void {
+    if (this.mask) pixelScale(this.gpu, this.outputShape, 1, { x: this.dy, scale: this.mask.scale, y: this.g });
+  }
+
+  private get outputShape() {
+    const [h, w] = convOutputSize("pconv-bench", this.o.layer);
+    return { n: this.o.layer.n, h, w, c: this.o.layer.k };
+  }
+
+  /** g in float64. */
+  protected reference(): ArrayLike<number> {
+    if (!this.mask) return this.dyValues;
+    return pixelScaleRef(this.outputShape, this.dyValues, this.mask.reference.scale, 1);
+  }
+}
+
+class BackwardInput extends Gradient {
+  readonly bytes: number;
+  private readonly weight: Storage;
+  private readonly weightT: Storage;
+  private readonly dx: Storage;
+  private weightValues: Float32Array = new Float32Array();
+
+  constructor(gpu: Gpu, o: ConvCase) {
+    super(gpu, o);
+    const { c, k } = o.layer;
+    this.bytes = this.traffic([this.inputPixels, c], [this.outputPixels, k]);
+    this.weight = this.memory.weight(this.taps, c, k);
+    this.weightT = this.memory.weight(this.taps, k, c);
+    this.dx = this.memory.activation(this.inputPixels, c);
+  }
+
+  override fill(seed: number): void {
+    super.fill(seed);
+    const { c, k } = this.o.layer;
+    this.weightValues = floats(this.rng, this.taps * c * k);
+    this.gpu.write(this.weight, padWeight(this.weightValues, c, k));
+    this.memory.poison(this.weightT, this.dx);
+  }
+
+  override record(): void {
+    super.record();
+    transposeWeight(this.gpu, this.o.layer, this.weight, this.weightT);
+    pconvBackwardInput(this.gpu, this.o.layer, { dy: this.g, weightT: this.weightT, dx: this.dx }, this.o.variant);
+  }
+
+  async check(): Promise<Check> {
+    const { layer } = this.o;
+    const got = unpadChannels((await this.gpu.read(this.dx))[0], layer.c);
+    const g = this.reference();
+    return this.sample(got, this.inputPixels, layer.c, (only) =>
+      pconvBackwardInputRef(layer, g, this.weightValues, only),
+    );
+  }
+}
+
+class BackwardWeight extends Gradient {
+  readonly bytes: number;
+  private readonly x: Storage;
+  private readonly dw: Storage;
+  private xValues: Float32Array = new Float32Array();
+
+  constructor(gpu: Gpu, o: ConvCase) {
+    super(gpu, o);
+    const { c, k } = o.layer;
+    this.bytes = this.traffic([this.inputPixels, c], [this.outputPixels, k]);
+    this.x = this.memory.activation(this.inputPixels, c);
+    this.dw = this.memory.weight(this.taps, c, k);
+  }
+
+  override fill(seed: number): void {
+    super.fill(seed);
+    const { c } = this.o.layer;
+    const x = floats(this.rng, this.inputPixels * c);
+    this.xValues = this.mask?.clear(x, c) ?? x;
+    this.memory.upload(this.x, this.xValues, c);
+    this.memory.poison(this.dw);
+  }
+
+  override record(): void {
+    super.record();
+    pconvBackwardWeight(this.gpu, this.o.layer, { x: this.x, dy: this.g, dw: this.dw }, this.o.variant);
+  }
+
+  async check(): Promise<Check> {
+    const { layer } = this.o;
+    const got = unpadWeight((await this.gpu.read(this.dw))[0], layer.c, layer.k);
+    const g = this.reference();
+    return this.sample(got, this.taps * layer.c, layer.k, (only) =>
+      pconvBackwardWeightRef(layer, this.xValues, g, (tap, c) => only(tap * layer.c + c)),
+    );
+  }
+}
+
+export const makeForward = (gpu: Gpu, o: ConvCase): Workload => new Forward(gpu, o);
+export const makeBackwardInput = (gpu: Gpu, o: ConvCase): Workload => new BackwardInput(gpu, o);
+export const makeBackwardWeight = (gpu: Gpu, o: ConvCase): Workload => new BackwardWeight(gpu, o);

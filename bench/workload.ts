@@ -1,0 +1,68 @@
+/** What can be measured: one pass of one kernel over one layer, with its check against the float64 reference. */
+import type { Gpu } from "../src/gpu/gpu.js";
+import type { ConvVariant } from "../src/kernels/convTile.js";
+import type { ConvShape } from "../src/kernels/shape.js";
+
+export const PASSES = ["forward", "dx", "dw"] as const;
+export type Pass = (typeof PASSES)[number];
+
+export const VARIANTS: readonly ConvVariant[] = ["simple", "tile"];
+
+/** What the check of a workload found. */
+export interface Check {
+  /** Largest |result - reference| over the checked entries, divided by the largest |reference| among them; NaN if any is. */
+  readonly maxError: number;
+  /** Entries compared, and how many there are. */
+  readonly checked: number;
+  readonly entries: number;
+  /** Milliseconds that the reference takes for all entries; scaled up from the checked ones unless these are all. */
+  readonly referenceMs: number;
+}
+
+export interface Workload {
+  /** Two per multiply-add; taps outside of the image count, work for the mask does not. */
+  readonly flops: number;
+  /** Bytes that must be read and written at least once, channel padding included. */
+  readonly bytes: number;
+  /** Draws new inputs and spoils the outputs. */
+  fill(seed: number): void;
+  /** Records the pass once; submits nothing. */
+  record(): void;
+  /** Compares what the last `record` made of the last `fill` with the reference. */
+  check(): Promise<Check>;
+  free(): void;
+}
+
+/** One line of the benchmark. */
+export interface Case {
+  readonly kernel: string;
+  readonly shape: string;
+  readonly layer: ConvShape;
+  readonly pass: Pass;
+  /** Null for kernels of which there is one version. */
+  readonly variant: ConvVariant | null;
+  /** Hole share of a partial convolution, 0..1; null for the plain one. */
+  readonly holes: number | null;
+  make(gpu: Gpu): Workload;
+}
+
+/** The error of some entries, as {@link Check.maxError} defines it. */
+export class ErrorMeter {
+  private difference = 0;
+  private largest = 0;
+  private invalid = false;
+  checked = 0;
+
+  add(got: number, want: number): void {
+    this.checked++;
+    const difference = Math.abs(got - want);
+    if (Number.isNaN(difference)) this.invalid = true;
+    this.difference = Math.max(this.difference, difference);
+    this.largest = Math.max(this.largest, Math.abs(want));
+  }
+
+  get maxError(): number {
+    if (this.invalid || this.checked === 0) return NaN;
+    return this.difference === 0 ? 0 : this.difference / this.largest;
+  }
+}

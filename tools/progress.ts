@@ -1,0 +1,51 @@
+/** Progress with the time that is left, on stderr: a bar in a terminal, now and then a line elsewhere. */
+import { SingleBar } from "cli-progress";
+import { duration } from "./train/reporter.js";
+
+/** Milliseconds between two lines when stderr is not a terminal; work that takes less prints none. */
+const LINE_MS = 5000;
+
+export class Progress {
+  private readonly bar: SingleBar | null;
+  private readonly started = performance.now();
+  private lastLine = this.started;
+  private done = 0;
+  private what = "";
+
+  /** @param total how much work there is, in any unit that is proportional to time */
+  constructor(private readonly total: number) {
+    const format = "[{bar}] {percentage}% | ETA {left} | {what}";
+    this.bar = process.stderr.isTTY
+      ? new SingleBar({ stream: process.stderr, format, barsize: 30, clearOnComplete: true, gracefulExit: false })
+      : null;
+    this.bar?.start(total, 0, { left: "-", what: "" });
+  }
+
+  /** Says what is being done now. */
+  at(what: string): void {
+    this.what = what;
+    this.bar?.update({ what });
+    this.bar?.render(); // the work itself may leave no time to
+  }
+
+  /** Counts finished work. */
+  advance(amount: number): void {
+    this.done = Math.min(this.total, this.done + amount);
+    const now = performance.now();
+    const left = duration((((now - this.started) / this.done) * (this.total - this.done)) / 1000);
+    this.bar?.update(this.done, { left });
+    if (this.bar || now - this.lastLine < LINE_MS) return;
+    this.lastLine = now;
+    console.error(`${Math.floor((100 * this.done) / this.total)} % | ETA ${left} | ${this.what}`);
+  }
+
+  /** Prints a line on stdout without tearing the bar. */
+  print(line: string): void {
+    if (this.bar) process.stderr.write("\r\x1b[K");
+    console.log(line);
+  }
+
+  stop(): void {
+    this.bar?.stop();
+  }
+}
