@@ -1,0 +1,16 @@
+#!/usr/bin/env node
+/** `pconv`: the commands around inpainting, one subcommand each. */
+import { createRequire } from "node:module";
+import { Command } from "commander";
+import { runCommand } from "./command.js";
+import { doctorCommand } from "./doctor.js";
+import { masksCommand } from "./masks.js";
+
+const { version } = createRequire(import.meta.url)("pconv-webgpu/package.json") as { version: string };
+
+const command = new Command("pconv")
+  .description("Partial convolution for irregular-hole image inpainting on WebGPU.")
+  .version(version);
+for (const subcommand of [doctorCommand(), masksCommand()]) command.addCommand(subcommand);
+
+await runCommand(command);
