@@ -56,7 +56,7 @@ const command = new Command("demo")
     const gpu = await openGpu();
     console.error(`adapter: ${gpu.adapter.name}`);
     const images = new DeadLeavesSource();
-    const masks = new RandomMaskSource({ thickness: [1, 3] }); // fine enough for 64 pixels
+    const masks = new RandomMaskSource();
     const cases: TestCase[] = [];
     for (let i = 0; i < TEST_PICTURES; i++) {
       cases.push({ truth: await images.sample(TEST_SEED, i, SIZE), mask: await masks.sample(TEST_SEED, i, SIZE) });

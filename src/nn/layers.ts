@@ -23,6 +23,10 @@ export interface Conv2dConfig {
   readonly bias?: boolean;
   /** Where the initial weights come from; equal generators give equal weights. */
   readonly rng?: Rng;
+  /** Initial weights are normal with deviation gain / sqrt(fan in); default sqrt(2), Kaiming's for ReLU. */
+  readonly gain?: number;
+  /** Initial value of the bias; default 0. */
+  readonly initialBias?: number;
 }
 
 /** What `Conv2d` and `PConv2d` share: weight [O,I,kh,kw] (Kaiming normal, fan in), bias [O] (zeros), geometry. */
@@ -40,10 +44,13 @@ abstract class ConvBase extends Module {
     const [kh, kw] = pair(c.kernelSize);
     const fanIn = c.inChannels * kh * kw;
     const rng = c.rng ?? Rng.of(0);
-    const std = Math.sqrt(2 / fanIn);
+    const std = (c.gain ?? Math.SQRT2) / Math.sqrt(fanIn);
     const initial = Float32Array.from({ length: c.outChannels * fanIn }, () => std * rng.normal());
     this.weight = new Parameter(gpu, [c.outChannels, c.inChannels, kh, kw], "weight", initial);
-    this.bias = (c.bias ?? true) ? new Parameter(gpu, [c.outChannels], "bias", new Float32Array(c.outChannels)) : null;
+    this.bias =
+      (c.bias ?? true)
+        ? new Parameter(gpu, [c.outChannels], "bias", new Float32Array(c.outChannels).fill(c.initialBias ?? 0))
+        : null;
     this.geometry = { stride: pair(c.stride ?? 1), padding: pair(c.padding ?? 0), dilation: pair(c.dilation ?? 1) };
   }
 }

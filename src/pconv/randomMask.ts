@@ -75,7 +75,16 @@ export function generateMask(width: number, height: number, rng: Rng, options: R
   return mask;
 }
 
-/** An endless supply of {@link generateMask}, each with at least one hole pixel and one valid pixel. */
+/**
+ * Smaller masks are drawn at this size and reduced: drawn at their own, strokes of 3 pixels and more would cover half of a
+ * 64x64 mask, where the original covers 27 % at 512x512.
+ */
+const DRAWN_SIZE = 512;
+
+/**
+ * An endless supply of {@link generateMask}, each with at least one hole pixel and one valid pixel. Hole ratios are those of
+ * 512x512 masks at every size up to it; `thickness` counts pixels at 512x512 too.
+ */
 export class RandomMaskSource implements MaskSource {
   readonly description = "random masks (lines, circles, ellipses)";
   readonly length = Infinity;
@@ -101,7 +110,8 @@ export class RandomMaskSource implements MaskSource {
     }
     let mask: MaskPicture | undefined;
     for (let attempt = 0; attempt < MAX_REDRAWS; attempt++) {
-      mask = generateMask(size, size, Rng.of(seed, STREAM, index, attempt), this.options);
+      const side = Math.max(size, DRAWN_SIZE);
+      mask = reduce(generateMask(side, side, Rng.of(seed, STREAM, index, attempt), this.options), size);
       if (isMixed(mask)) return mask;
     }
     const values = mask!.values;
@@ -109,6 +119,17 @@ export class RandomMaskSource implements MaskSource {
     values[flipped] = 1 - values[flipped];
     return mask!;
   }
+}
+
+/** A square mask reduced to `size` x `size`: each pixel is the one at its centre. */
+function reduce(mask: MaskPicture, size: number): MaskPicture {
+  if (mask.width === size) return mask;
+  const at = (i: number) => Math.floor(((i + 0.5) * mask.width) / size);
+  const values = new Uint8Array(size * size);
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) values[y * size + x] = mask.values[at(y) * mask.width + at(x)];
+  }
+  return { width: size, height: size, values };
 }
 
 /** Whether a mask has both hole and valid pixels: only then is there something to fill, and something to fill it from. */

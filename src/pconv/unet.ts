@@ -98,6 +98,8 @@ class PConvBlock extends Module {
       readonly activation: "relu" | "leakyRelu" | "none";
       readonly bias: boolean;
       readonly rng: Rng;
+      readonly gain?: number;
+      readonly initialBias?: number;
     },
   ) {
     super(gpu);
@@ -110,6 +112,8 @@ class PConvBlock extends Module {
       bias: role.bias,
       convention: c.convention,
       rng: role.rng,
+      gain: role.gain,
+      initialBias: role.initialBias,
     });
     const bn = { eps: c.bnEps, momentum: c.bnMomentum, statistics: c.bnStatistics };
     this.bn = role.bn ? new BatchNorm2d(gpu, role.outChannels, bn) : null;
@@ -174,6 +178,9 @@ export class PConvUNet extends Module {
         activation: last && c.head === "none" ? "none" : "leakyRelu",
         bias: last || c.convBias === "all",
         rng,
+        // The bare last layer starts near mid-grey: with Kaiming's gain for ReLU it would start with noise as strong as the
+        // picture, which takes hundreds of steps to unlearn.
+        ...(last && c.head === "none" ? { gain: 0.1, initialBias: c.range === "unit" ? 0.5 : 0 } : {}),
       });
     });
     this.headConv =

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
-import { Prefetcher } from "../../src/io/prefetch.js";
+import { Prefetcher } from "../../src/pconv/prefetch.js";
 
 describe("Prefetcher", () => {
   it("hands out in order whatever finishes first, and works `depth` ahead", async () => {

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { cutMask, dilateHoles } from "../../src/pconv/maskAugment.js";
 import { holeRatio, type MaskPicture } from "../../src/pconv/picture.js";
+import { holeRatio } from "../../src/pconv/picture.js";
 import { generateMask, isMixed, RandomMaskSource } from "../../src/pconv/randomMask.js";
 import { Rng } from "../../src/pconv/rng.js";
 
@@ -117,6 +118,14 @@ describe("generateMask", () => {
 });
 
 describe("RandomMaskSource", () => {
+  it("has the hole ratio of 512x512 masks at 64x64 too", async () => {
+    const source = new RandomMaskSource();
+    let sum = 0;
+    const count = 400;
+    for (let i = 0; i < count; i++) sum += holeRatio(await source.sample(11, i, 64)) / count;
+    expect(Math.abs(sum - 0.2678)).toBeLessThan((3 * 0.0934) / Math.sqrt(count)); // three standard errors
+  });
+
   it("never gives an all-hole or all-valid mask, even where nearly every drawing is one", async () => {
     const source = new RandomMaskSource();
     for (const size of [2, 3, 4, 8, 64]) {
