@@ -2,7 +2,6 @@ import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { cutMask, dilateHoles } from "../../src/pconv/maskAugment.js";
 import { holeRatio, type MaskPicture } from "../../src/pconv/picture.js";
-import { holeRatio } from "../../src/pconv/picture.js";
 import { generateMask, isMixed, RandomMaskSource } from "../../src/pconv/randomMask.js";
 import { Rng } from "../../src/pconv/rng.js";
 
