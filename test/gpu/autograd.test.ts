@@ -16,12 +16,11 @@ import { l1 } from "../../src/autograd/ops/l1.js";
 import { maskMultiply } from "../../src/autograd/ops/maskMultiply.js";
 import { maxPool2d } from "../../src/autograd/ops/maxPool2d.js";
 import { dilateHole, totalVariation } from "../../src/autograd/ops/totalVariation.js";
-import { joinMasks, upsampleNearest } from "../../src/autograd/ops/upsample.js";
+import { upsampleNearest } from "../../src/autograd/ops/upsample.js";
 import { weightedSum } from "../../src/autograd/ops/weightedSum.js";
-import { resizeCanvas, resizeMaskCanvas } from "../../src/autograd/ops/window.js";
+import { resizeCanvas } from "../../src/autograd/ops/window.js";
 import { Tape } from "../../src/autograd/tape.js";
-import { type Mask, Tensor } from "../../src/autograd/tensor.js";
-import { ShapeError } from "../../src/errors.js";
+import { Tensor } from "../../src/autograd/tensor.js";
 import { activationRef } from "../../src/kernels/activation.js";
 import { batchNormForwardRef } from "../../src/kernels/batchNorm.js";
 import { batchNormStatsRef } from "../../src/kernels/batchNormStats.js";
@@ -31,7 +30,6 @@ import { concatForwardRef } from "../../src/kernels/concat.js";
 import { dilateHoleRef } from "../../src/kernels/dilateHole.js";
 import { gramForwardRef } from "../../src/kernels/gram.js";
 import { l1ForwardRef } from "../../src/kernels/l1.js";
-import { maskJoinRef } from "../../src/kernels/maskJoin.js";
 import { maskMultiplyRef } from "../../src/kernels/maskMultiply.js";
 import { maskUpdateRef, type PConvConvention } from "../../src/kernels/maskUpdate.js";
 import { maxPoolForwardRef } from "../../src/kernels/maxPool.js";
@@ -377,40 +375,5 @@ describe("losses", () => {
       reference: () => [totalVariationForwardRef(S, { region, factorX: 0.4, factorY: 0.9, regionN: S.n }, x.values, r)],
       draw,
     });
-  });
-});
-
-describe("masks", () => {
-  const read = async (mask: Mask) => (await gpu().read(mask.storage))[0];
-
-  it.each(["up-skip", "skip-up"] as const)("joinMasks %s", async (order) => {
-    const draw = new Draw(2050);
-    const tape = new Tape(gpu());
-    const low = draw.mask(2 * 3 * 2 * 2, 0.5);
-    const skip = draw.mask(1 * 6 * 4, 0.5);
-    const lowMask = tape.uploadMask({ n: 2, h: 3, w: 2 }, low, [4, 5]);
-    const skipMask = tape.uploadMask({ n: 1, h: 6, w: 4 }, skip);
-    const joined = joinMasks(tape, { mask: lowMask, channels: 9 }, { mask: skipMask, channels: 3 }, order);
-    const lowFirst = order === "up-skip";
-    expect(joined.groupChannels).toEqual(lowFirst ? [4, 5, 3] : [3, 4, 5]);
-    const shape = { n: 2, h: 6, w: 4, lowN: 2, lowGroups: 2, skipN: 1, skipGroups: 1, lowFirst };
-    expectExact("joined", await read(joined), maskJoinRef(shape, low, skip), draw.seed);
-    expect(() => joinMasks(tape, { mask: skipMask, channels: 3 }, { mask: lowMask, channels: 9 }, order)).toThrow(
-      ShapeError,
-    );
-    tape.dispose();
-  });
-
-  it("resizeMaskCanvas adds hole", async () => {
-    const tape = new Tape(gpu());
-    const mask = tape.uploadMask({ n: 1, h: 1, w: 2 }, [1, 0, 1, 1], [1, 2]);
-    expectExact(
-      "padded",
-      await read(resizeMaskCanvas(tape, mask, 2, 3)),
-      [1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
-      "no seed",
-    );
-    expectExact("cropped", await read(resizeMaskCanvas(tape, mask, 1, 1)), [1, 0], "no seed");
-    tape.dispose();
   });
 });

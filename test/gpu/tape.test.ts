@@ -7,13 +7,15 @@ import { concat } from "../../src/autograd/ops/concat.js";
 import { pconv2d } from "../../src/autograd/ops/conv2d.js";
 import { l1 } from "../../src/autograd/ops/l1.js";
 import { maskMultiply } from "../../src/autograd/ops/maskMultiply.js";
-import { upsampleNearest } from "../../src/autograd/ops/upsample.js";
+import { joinMasks, upsampleNearest } from "../../src/autograd/ops/upsample.js";
 import { weightedSum } from "../../src/autograd/ops/weightedSum.js";
+import { resizeMaskCanvas } from "../../src/autograd/ops/window.js";
 import { Tape } from "../../src/autograd/tape.js";
-import { Tensor } from "../../src/autograd/tensor.js";
+import { type Mask, Tensor } from "../../src/autograd/tensor.js";
 import { ShapeError } from "../../src/errors.js";
 import { sizeClass } from "../../src/gpu/pool.js";
 import type { ActivationShape } from "../../src/kernels/shape.js";
+import { maskJoinRef } from "../../src/kernels/maskJoin.js";
 import { maskMultiplyRef } from "../../src/kernels/maskMultiply.js";
 import { maskUpdateRef } from "../../src/kernels/maskUpdate.js";
 import { pconvForwardRef } from "../../src/kernels/pconvForward.js";
@@ -188,6 +190,80 @@ describe("masks", () => {
     expectExact("second tape", results[1], results[0], draw.seed);
     owner.dispose();
     freeLeaves([weight]);
+  });
+
+  const read = async (mask: Mask) => (await gpu().read(mask.storage))[0];
+
+  it.each(["up-skip", "skip-up"] as const)("of two levels are joined as groups, %s", async (order) => {
+    const draw = new Draw(2123);
+    const tape = new Tape(gpu());
+    const [low, skip] = [draw.mask(2 * 3 * 2 * 2, 0.5), draw.mask(6 * 4, 0.5)];
+    const lowMask = tape.uploadMask({ n: 2, h: 3, w: 2 }, low, [4, 5]);
+    const skipMask = tape.uploadMask({ n: 1, h: 6, w: 4 }, skip);
+    const joined = joinMasks(tape, { mask: lowMask, channels: 9 }, { mask: skipMask, channels: 3 }, order);
+    const lowFirst = order === "up-skip";
+    expect(joined.groupChannels).toEqual(lowFirst ? [4, 5, 3] : [3, 4, 5]);
+    const sizes = { n: 2, h: 6, w: 4, lowN: 2, lowGroups: 2, skipN: 1, skipGroups: 1, lowFirst };
+    expectExact("joined", await read(joined), maskJoinRef(sizes, low, skip), draw.seed);
+    expect(() => joinMasks(tape, { mask: skipMask, channels: 3 }, { mask: lowMask, channels: 9 }, order)).toThrow(ShapeError); // prettier-ignore
+    tape.dispose();
+  });
+
+  it("are hole where they are made larger", async () => {
+    const tape = new Tape(gpu());
+    const mask = tape.uploadMask({ n: 1, h: 1, w: 2 }, [1, 0, 1, 1], [1, 2]);
+    expectExact("larger", await read(resizeMaskCanvas(tape, mask, 2, 3)), [1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], "no seed"); // prettier-ignore
+    expectExact("smaller", await read(resizeMaskCanvas(tape, mask, 1, 1)), [1, 0], "no seed");
+    tape.dispose();
+  });
+
+  it("serve layers of several geometries", async () => {
+    const draw = new Draw(2124);
+    const values = draw.mask(30, 0.5);
+    const tape = new Tape(gpu(), { grad: false });
+    const mask = tape.uploadMask(shape, values);
+    const x = tape.upload(shape, draw.floats(90), "x");
+    for (const kernel of [
+      [3, 3],
+      [1, 1],
+    ] as const) {
+      // prettier-ignore
+      for (const padding of [[1, 1], [0, 0]] as const) { // prettier-ignore
+        const s = { ...shape, kernel, padding };
+        const weight = weightLeaf("weight", s, draw.doubles(kernel[0] * kernel[1] * 9));
+        const device = weight.upload(gpu());
+        const ratio = maskUpdateRef({ ...s, c: 1, k: 1, channels: 3 }, { convention: "paper", biased: false }, values, [3]); // prettier-ignore
+        const got = pconv2d(tape, x, mask, device, null, { ...conv, padding, convention: "paper" });
+        expectClose("u", await read(got.mask), ratio.maskOut, 0, draw.seed);
+        const masked = maskMultiplyRef(shape, await x.values(), values, [0, 0, 0], 1, 1);
+        const want = pconvForwardRef(s, masked, weight.values, undefined, { ...ratio, n: 1 });
+        expectClose("y", await got.y.values(), want, 1e-4, draw.seed);
+        freeLeaves([device]);
+      }
+    }
+    tape.dispose();
+  });
+
+  it("are needed again after an op that does not keep zeros", async () => {
+    const draw = new Draw(2125);
+    const values = draw.mask(30, 0.5);
+    const x = activationLeaf("x", shape, draw.doubles(90));
+    const w = weightLeaf("weight", shape, draw.doubles(81));
+    const ratio = maskUpdateRef({ ...shape, c: 1, k: 1, channels: 3 }, { convention: "paper", biased: false }, values, [3]); // prettier-ignore
+    const masked = (v: ArrayLike<number>) => maskMultiplyRef(shape, v, values, [0, 0, 0], 1, 1);
+    await checkOp(gpu(), {
+      name: "sigmoid under a mask",
+      leaves: [x, w],
+      forward: (tape, [tx, tw]) => {
+        const mask = tape.uploadMask(shape, values);
+        return pconv2d(tape, sigmoid(tape, maskMultiply(tape, tx, mask)), mask, tw, null, { ...conv, convention: "paper" }).y; // prettier-ignore
+      },
+      reference: () => {
+        const y = masked(x.values).map((v) => 1 / (1 + Math.exp(-v)));
+        return pconvForwardRef(shape, masked(y), w.values, undefined, { ...ratio, n: 1 });
+      },
+      draw,
+    });
   });
 
   it("of several groups are refused where only one is understood", () => {
