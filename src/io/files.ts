@@ -1,6 +1,6 @@
 /** Reading and writing whole files with this library's errors instead of Node's. Node only. */
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
 import { UserError } from "../errors.js";
 
 /**
@@ -24,7 +24,7 @@ export async function readBytes(path: string): Promise<Buffer> {
 export async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
   const partial = `${path}.partial-${process.pid}`;
   try {
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolders(resolve(dirname(path)));
     await writeFile(partial, bytes);
     await rename(partial, path);
   } catch (cause) {
@@ -33,8 +33,37 @@ export async function writeWhole(path: string, bytes: Uint8Array): Promise<void>
   }
 }
 
+/**
+ * Makes a folder and those above it, unless they exist.
+ *
+ * @throws {UserError} no permission, a full disk, a file of that name
+ */
+export async function makeFolder(path: string): Promise<void> {
+  await makeFolders(resolve(path)).catch((cause: unknown) => {
+    throw fileError(path, "write", cause);
+  });
+}
+
+/** Not Node's `recursive`, which tries for ever where a folder exists that none can be made in, such as /proc. */
+async function makeFolders(path: string): Promise<void> {
+  const make = () =>
+    mkdir(path).catch(async (cause: unknown) => {
+      const folder = await stat(path).catch(() => null);
+      if (!folder?.isDirectory()) throw cause;
+    });
+  try {
+    await make();
+  } catch (cause) {
+    const parent = dirname(path);
+    if ((cause as NodeJS.ErrnoException).code !== "ENOENT" || parent === path) throw cause;
+    await makeFolders(parent);
+    await make();
+  }
+}
+
 const HELP: Record<string, string> = {
   ENOENT: "check the path",
+  EEXIST: "there is a file of that name; choose another place",
   ENOTDIR: "a part of the path is a file, not a folder; check the path",
   EISDIR: "pass a file, not a folder",
   EACCES: "check the permissions of the file and its folder",

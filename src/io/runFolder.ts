@@ -9,7 +9,7 @@ import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promis
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { FormatError, UserError } from "../errors.js";
-import { fileError, readBytes, writeWhole } from "./files.js";
+import { fileError, makeFolder, readBytes, writeWhole } from "./files.js";
 
 const KEPT = 3;
 const CHECKPOINT = /^step-(\d{8,})$/;
@@ -67,7 +67,7 @@ export class RunFolder {
     await RunFolder.checkFree(dir);
     const existed = await exists(dir);
     const run = new RunFolder(dir, !existed);
-    await run.makeFolder(SAMPLES);
+    await makeFolder(run.path(SAMPLES));
     await run.writeConfig(config);
     return run;
   }
@@ -116,12 +116,6 @@ export class RunFolder {
   /** Path of a file of the checkpoint of a step; without `file`, of its folder. */
   checkpointPath(step: number, file = ""): string {
     return this.path(checkpointName(step), file);
-  }
-
-  private async makeFolder(name: string): Promise<void> {
-    await mkdir(this.path(name), { recursive: true }).catch((cause: unknown) => {
-      throw fileError(this.path(name), "write", cause);
-    });
   }
 
   writeConfig(config: object): Promise<void> {

@@ -229,6 +229,13 @@ export function checkNewRun({ options, given }: Invocation): void {
       VGG_HELP,
     );
   }
+  if (options.loss === "nvidia" && options.vggPath === null) {
+    throw new UserError(
+      "--loss nvidia",
+      "expected VGG weights, got --no-vgg",
+      "pass --vgg-path, or choose another form of the loss",
+    );
+  }
   if (options.stage === "finetune" && options.checkpoint === null) {
     throw new UserError(
       "--stage finetune",

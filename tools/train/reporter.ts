@@ -113,7 +113,7 @@ export class Reporter {
   measure(step: number, name: "validation" | "test", psnr: number, images: number): void {
     this.run.log({ step, [name]: { psnr, images } });
     this.events.scalar(`psnr/${name}`, psnr, step, Date.now() / 1000);
-    this.message(`step ${step}: ${name} PSNR ${psnr.toFixed(2)} dB over ${images} images`);
+    this.message(`step ${step}: ${name} PSNR ${psnr.toFixed(2)} dB over ${images} image${images === 1 ? "" : "s"}`);
   }
 
   image(step: number, png: Uint8Array, width: number, height: number): void {

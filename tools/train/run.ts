@@ -94,7 +94,6 @@ export async function runTraining(call: Invocation): Promise<number> {
       reporter ? reporter.message(`warning: ${text}`) : console.error(`warning: ${text}`);
     const sources = await openSources(o, warn);
     gpu = await openGpu();
-    console.error(`adapter: ${gpu.adapter.name}`);
     return await train(gpu, start, call, sources, warn, stop, (r) => (reporter = r));
   } finally {
     stop.release();
@@ -159,6 +158,7 @@ async function train(
       );
   }
   const parameters = model.namedParameters().reduce((sum, [, p]) => sum + p.size, 0);
+  console.error(`adapter: ${gpu.adapter.name}`);
   console.error(`images: ${sources.images.description}; masks: ${sources.masks.description}`);
   console.error(`model: ${(parameters / 1e6).toFixed(2)} M parameters, ${o.depth} levels; run: ${folder.dir}`);
   if (resumed)
