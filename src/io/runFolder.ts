@@ -199,11 +199,6 @@ export class RunFolder {
     }
     return path;
   }
-
-  /** Reads one file of a checkpoint. */
-  readCheckpoint(step: number, file: string): Promise<Buffer> {
-    return readBytes(this.checkpointPath(step, file));
-  }
 }
 
 function isCode(cause: unknown, code: string): boolean {

@@ -3,9 +3,8 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FormatError, UserError } from "../../src/errors.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
-import { readWeightsFile } from "../../src/io/weightsFile.js";
+import { loadUNet } from "../../src/io/unetFile.js";
 import { PConvUNet, unetConfig } from "../../src/pconv/unet.js";
-import { unetFromCheckpoint } from "../../src/pconv/unetWeights.js";
 import type { TrainOptions } from "./options.js";
 
 /** Name of the weight file in a checkpoint. */
@@ -14,12 +13,11 @@ export const MODEL = "model.safetensors";
 const wanted = (o: TrainOptions) => ({ width: o.width, depth: o.depth, bnStatistics: o.bnStatistics });
 
 /**
- * A network from a weight file.
- * @param help what to do when it is not the one that the options describe
+ * Makes sure that a network is the one that the options describe; frees it if not.
+ * @param help what to do then
  * @throws {FormatError} when it is not
  */
-export async function loadModel(gpu: Gpu, o: TrainOptions, path: string, help: string): Promise<PConvUNet> {
-  const model = unetFromCheckpoint(gpu, await readWeightsFile(path), path);
+export function checkModel(model: PConvUNet, o: TrainOptions, path: string, help: string): void {
   const { channels, bnStatistics, range, convention } = model.config;
   const expected = unetConfig(wanted(o)).channels;
   const refuse = (problem: string, how = help) => {
@@ -40,7 +38,6 @@ export async function loadModel(gpu: Gpu, o: TrainOptions, path: string, help: s
   if (bnStatistics !== o.bnStatistics) {
     throw refuse(`expected a network with --bn-statistics ${o.bnStatistics}, got ${bnStatistics}`);
   }
-  return model;
 }
 
 /** The network that a run starts from: new, or `--checkpoint`, a checkpoint folder of a run or a weight file. */
@@ -55,5 +52,7 @@ export async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNe
       "pass runs/NAME/step-XXXXXXXX, or a weight file",
     );
   }
-  return loadModel(gpu, o, path, "pass the --width, --depth and --bn-statistics that the checkpoint was trained with");
+  const model = await loadUNet(gpu, path);
+  checkModel(model, o, path, "pass the --width, --depth and --bn-statistics that the checkpoint was trained with");
+  return model;
 }

@@ -1,19 +1,21 @@
 /** One run of pconv-train, from options to the last checkpoint. */
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { FormatError, UserError } from "../../src/errors.js";
+import { FormatError, GpuError, UserError } from "../../src/errors.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { openGpu } from "../../src/gpu/node.js";
 import { encodePng, writePicturePng } from "../../src/io/png.js";
+import { readBytes } from "../../src/io/files.js";
 import { RunFolder } from "../../src/io/runFolder.js";
 import { readSafetensors, writeSafetensors } from "../../src/io/safetensors.js";
+import { loadUNet } from "../../src/io/unetFile.js";
 import { loadVgg } from "../../src/io/vggFile.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
 import { Trainer } from "../../src/pconv/trainer.js";
 import type { PConvUNet } from "../../src/pconv/unet.js";
 import { unetToSafetensors } from "../../src/pconv/unetWeights.js";
 import { meanPsnr, sampleStrip, VALIDATION_IMAGES } from "./measure.js";
-import { loadModel, MODEL, startingModel } from "./model.js";
+import { checkModel, MODEL, startingModel } from "./model.js";
 import { checkNewRun, type Invocation, runsFolder, type TrainOptions } from "./options.js";
 import { duration, Reporter } from "./reporter.js";
 import { openSources, type Sources } from "./sources.js";
@@ -46,8 +48,16 @@ interface Start {
   readonly state: RunState;
 }
 
-const removeIt = (folder: RunFolder, step: number) =>
-  `remove ${folder.checkpointPath(step)} to resume from the checkpoint before it`;
+/** Reads files of a checkpoint of the run; when they are damaged or gone, what was saved before is the way out. */
+async function reading<T>(folder: RunFolder, step: number, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof UserError) || error instanceof GpuError) throw error;
+    const help = `remove ${folder.checkpointPath(step)} to resume from what was saved before it`;
+    throw new FormatError(error.where, error.problem, help, { cause: error });
+  }
+}
 
 async function findStart(call: Invocation): Promise<Start> {
   const { options, given } = call;
@@ -64,7 +74,7 @@ async function findStart(call: Invocation): Promise<Start> {
   const o = resumedOptions(await folder.readConfig(), call, folder.path("config.json"));
   const from = (await folder.checkpoints()).at(-1) ?? null;
   const state =
-    from === null ? fresh : await readState(folder.checkpointPath(from, STATE), from, removeIt(folder, from));
+    from === null ? fresh : await reading(folder, from, () => readState(folder.checkpointPath(from, STATE), from));
   if (o.steps < state.step) {
     const option = given.has("epochs") ? "--epochs" : given.has("steps") ? "--steps" : folder.path("config.json");
     throw new UserError(
@@ -129,8 +139,9 @@ async function train(
   const vgg = o.vggPath === null ? null : await loadVgg(gpu, o.vggPath);
   const model =
     resumed && from !== null
-      ? await loadModel(gpu, o, resumed.checkpointPath(from, MODEL), removeIt(resumed, from))
+      ? await reading(resumed, from, () => loadUNet(gpu, resumed.checkpointPath(from, MODEL)))
       : await startingModel(gpu, o);
+  if (resumed) checkModel(model, o, dir, "undo the changes to config.json");
   const trainer = new Trainer({
     model,
     loss: new InpaintingLoss({ variant: o.loss, vgg }),
@@ -143,19 +154,18 @@ async function train(
     freezeEncoderBatchNorm: o.stage === "finetune",
   });
   if (resumed && from !== null) {
-    const path = resumed.checkpointPath(from, OPTIMIZER);
-    await restoreOptimizer(trainer, path, await resumed.readCheckpoint(from, OPTIMIZER), removeIt(resumed, from));
+    await reading(resumed, from, () => restoreOptimizer(trainer, resumed.checkpointPath(from, OPTIMIZER)));
     trainer.step = state.step;
   }
   // From here on the run's folder is written to.
   const folder = resumed ?? (await RunFolder.create(dir, o));
   if (resumed) {
-    await resumed.writeConfig(o);
     const dropped = await resumed.truncateLog(state.step);
     if (dropped > 0)
       warn(
         `${resumed.path("log.jsonl")}: dropped ${dropped} line${dropped === 1 ? "" : "s"} that this command did not write`,
       );
+    await resumed.writeConfig(o);
   }
   const parameters = model.namedParameters().reduce((sum, [, p]) => sum + p.size, 0);
   console.error(`adapter: ${gpu.adapter.name}`);
@@ -200,15 +210,11 @@ async function train(
   return stop.exitCode;
 }
 
-/** @throws {FormatError} when the file is damaged or of another model. */
-async function restoreOptimizer(trainer: Trainer, path: string, bytes: Uint8Array, help: string): Promise<void> {
-  try {
-    trainer.optimizer.loadStateDict(readSafetensors(bytes, path).tensors, path);
-  } catch (error) {
-    throw error instanceof FormatError ? new FormatError(error.where, error.problem, help, { cause: error }) : error;
-  }
+/** @throws {UserError} when the file is missing, damaged, or of another model. */
+async function restoreOptimizer(trainer: Trainer, path: string): Promise<void> {
+  trainer.optimizer.loadStateDict(readSafetensors(await readBytes(path), path).tensors, path);
   if (trainer.optimizer.steps < 0)
-    throw new FormatError(path, `expected a number of steps, got ${trainer.optimizer.steps}`, help);
+    throw new FormatError(path, `expected a number of steps, got ${trainer.optimizer.steps}`, "use another checkpoint");
 }
 
 interface Loop {

@@ -150,7 +150,8 @@ function flag(key: keyof TrainOptions, value: unknown): string {
  * The state file of the checkpoint of `step`.
  * @throws {FormatError} when it is not what this command writes.
  */
-export async function readState(path: string, step: number, help: string): Promise<RunState> {
+export async function readState(path: string, step: number): Promise<RunState> {
+  const help = "use another checkpoint";
   const found = await readJsonObject(path, help);
   checkKeys(found, STATE, path, help);
   if (found["step"] !== step)
