@@ -152,7 +152,7 @@ export function trainCommand(): Command {
     )
     .option("--seed <n>", "equal seeds give equal runs", integer(0), 1)
     .addOption(new Option("--precision <type>", "arithmetic").choices(["f32"]).default("f32"))
-    .option("--json", "machine-readable lines on stdout")
+    .option("--json", "a line of JSON for each step on stdout")
     .option("--debug", "show stack traces")
     .addHelpText(
       "after",
@@ -163,7 +163,12 @@ Examples:
   pconv-train --resume --name mine
   pconv-train --stage finetune --checkpoint runs/mine/step-00500000 --train photos/train --vgg-path vgg16-397923af.pth
 
-Masks: 1 (valid) and 0 (hole) inside; in files, --holes says which colour the hole has. Ctrl-C saves a checkpoint and exits.`,
+A run's folder holds config.json, log.jsonl (one line a step), TensorBoard events, samples/ (masked | output | composite |
+truth) and the checkpoints step-*/: the last three, and the best one by validation PSNR, or by training loss without
+--validation. Ctrl-C saves a checkpoint and exits with 130; a killed run resumes from its last checkpoint, bit for bit.
+
+Lines of --json (terms that the run leaves out are 0):
+  {"step","epoch","loss","terms":{"valid","hole","perceptual","styleOut","styleComp","tv"},"lr","imagesPerSecond"}`,
     );
 }
 

@@ -1,0 +1,88 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { UserError } from "../../src/errors.js";
+import { RunFolder } from "../../src/io/runFolder.js";
+
+let dir: string;
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), "pconv-runFolder-"));
+});
+afterEach(() => rm(dir, { recursive: true, force: true }));
+
+const files = { "model.safetensors": Uint8Array.of(1, 2, 3), "state.json": Buffer.from("{}") };
+const checkpointNames = async (run: RunFolder) => (await readdir(run.dir)).filter((name) => name.startsWith("step-"));
+
+describe("RunFolder", () => {
+  it("keeps the last three checkpoints and the best one", async () => {
+    const run = await RunFolder.create(join(dir, "a", "b"), { seed: 1 });
+    for (const step of [10, 20, 30, 40, 50]) await run.saveCheckpoint(step, files, 10);
+    expect(await run.checkpoints()).toEqual([10, 30, 40, 50]);
+    await run.saveCheckpoint(60, files, 60);
+    expect(await run.checkpoints()).toEqual([40, 50, 60]);
+    expect([...(await readFile(run.checkpointPath(60, "model.safetensors")))]).toEqual([1, 2, 3]);
+  });
+
+  it("leaves earlier checkpoints and no half one when a save fails", async () => {
+    const run = await RunFolder.create(join(dir, "run"), {});
+    await run.saveCheckpoint(10, files, 10);
+    const before = await checkpointNames(run);
+    // The second file cannot be written: its folder does not exist.
+    const failing = run.saveCheckpoint(20, { ...files, "missing/optimizer": Uint8Array.of(1) }, 20);
+    await expect(failing).rejects.toThrow(UserError);
+    expect(await checkpointNames(run)).toEqual(before);
+  });
+
+  it("refuses a folder with a run, and one that cannot be made", async () => {
+    const run = await RunFolder.create(join(dir, "run"), {});
+    await expect(RunFolder.create(run.dir, {})).rejects.toThrow(
+      /expected a folder without a run, got one with config.json\nhelp: pass --resume/,
+    );
+    await writeFile(join(dir, "file"), "");
+    await expect(RunFolder.create(join(dir, "file", "run"), {})).rejects.toThrow(UserError);
+    await expect(RunFolder.create(join(dir, "file"), {})).rejects.toThrow(UserError);
+  });
+
+  // Node's own recursive mkdir never comes back from this one.
+  it.skipIf(process.platform !== "linux")("refuses a place in /proc", async () => {
+    await expect(RunFolder.create("/proc/pconv/run", {})).rejects.toThrow(/expected a place that can be written to/);
+  });
+
+  it("discards only what is the run's", async () => {
+    const made = await RunFolder.create(join(dir, "made"), {});
+    await made.discard();
+    await mkdir(join(dir, "there"));
+    await writeFile(join(dir, "there", "notes.txt"), "mine");
+    const run = await RunFolder.create(join(dir, "there"), {});
+    await writeFile(run.eventsPath(), "");
+    run.log({ step: 1 });
+    await run.discard();
+    expect(await readdir(dir, { recursive: true })).toEqual(["there", join("there", "notes.txt")]);
+  });
+
+  it("removes leftovers of interrupted saves when it resumes", async () => {
+    const { dir: run } = await RunFolder.create(join(dir, "run"), {});
+    await mkdir(join(run, "step-00000010.partial"));
+    for (const name of ["config.json.partial-7", join("samples", "step-00000010.png.partial-7")])
+      await writeFile(join(run, name), "");
+    await RunFolder.resume(run);
+    expect((await readdir(run, { recursive: true })).sort()).toEqual(["config.json", "samples"]);
+    await expect(RunFolder.resume(join(dir, "other"))).rejects.toThrow(
+      /expected a run to resume, got no config.json there/,
+    );
+  });
+
+  it("cuts the log after a step, and counts what is no line of it", async () => {
+    const run = await RunFolder.create(join(dir, "run"), {});
+    expect(await run.truncateLog(0)).toBe(0);
+    for (const step of [1, 2, 3]) run.log({ step, loss: step / 10 });
+    const whole = await readFile(run.path("log.jsonl"), "utf8");
+    await writeFile(run.path("log.jsonl"), `${whole}{"step":4,"lo`);
+    expect(await run.truncateLog(3)).toBe(0);
+    expect(await readFile(run.path("log.jsonl"), "utf8")).toBe(whole);
+    await writeFile(run.path("log.jsonl"), `[]\n{"step":"1"}\n${whole}`);
+    expect(await run.truncateLog(2)).toBe(2);
+    expect(await readFile(run.path("log.jsonl"), "utf8")).toBe('{"step":1,"loss":0.1}\n{"step":2,"loss":0.2}\n');
+  });
+});
