@@ -24,6 +24,8 @@ import { masked } from "./train/measure.js";
 import { duration } from "./train/reporter.js";
 
 const SIZE = 64;
+/** Pixels of the written picture for each pixel of the network: 64 are too small to look at. */
+const SCALE = 2;
 const BATCH = 4;
 const SEED = 7;
 /** Test pictures are samples that training never reaches. */
@@ -33,6 +35,18 @@ const TEST_PICTURES = 6;
 interface TestCase {
   readonly truth: Picture;
   readonly mask: MaskPicture;
+}
+
+/** Each pixel as a square of {@link SCALE}. */
+function enlarged({ width, height, pixels }: Picture): Picture {
+  const large = new Float32Array(width * height * SCALE * SCALE * 3);
+  for (let i = 0; i < large.length; i++) {
+    const [pixel, channel] = [Math.floor(i / 3), i % 3];
+    const x = Math.floor((pixel % (width * SCALE)) / SCALE);
+    const y = Math.floor(pixel / (width * SCALE) / SCALE);
+    large[i] = pixels[(y * width + x) * 3 + channel];
+  }
+  return { width: width * SCALE, height: height * SCALE, pixels: large };
 }
 
 async function fill(model: PConvUNet, cases: readonly TestCase[]): Promise<{ images: Picture[]; mean: number }> {

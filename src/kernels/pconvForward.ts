@@ -11,7 +11,7 @@
  * @throws ShapeError when the window does not fit.
  *
  * Versions: `simple` one pixel and one vec4 of channels per invocation, the one the others are checked against;
- *           `tile`   8 pixels x 2 vec4s in registers: a loaded weight serves 8 pixels, a loaded pixel 8 channels.
+ *           `tile`   4 pixels x 2 vec4s in registers: a loaded weight serves 4 pixels, a loaded pixel 8 channels.
  */
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
