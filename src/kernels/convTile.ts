@@ -24,7 +24,11 @@ export interface TileSpec {
  * take 1.4 to 2 times as long on a software adapter, because they spill.
  */
 export function tileOf(variant: ConvVariant, out4: number): TileSpec {
-  return variant === "simple" ? { pixels: 1, channels4: 1 } : out4 > 1 ? { pixels: 4, channels4: 2 } : { pixels: 8, channels4: 1 };
+  return variant === "simple"
+    ? { pixels: 1, channels4: 1 }
+    : out4 > 1
+      ? { pixels: 4, channels4: 2 }
+      : { pixels: 8, channels4: 1 };
 }
 
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
