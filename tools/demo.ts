@@ -64,9 +64,10 @@ const command = new Command("demo")
   .description("Trains a small network on drawn images and shows it getting better. No files needed.")
   .option("--out <dir>", "folder for the picture and the weights", "demo")
   .option("--steps <n>", "training steps", integer(1), 400)
-  .option("--minutes <n>", "train no longer than this", above(0), 2.5)
+  .option("--minutes <n>", "take no longer than about this", above(0), 2.5)
   .option("--debug", "show stack traces")
   .action(async (o: { out: string; steps: number; minutes: number }) => {
+    const started = performance.now();
     const gpu = await openGpu();
     console.error(`adapter: ${gpu.adapter.name}`);
     const images = new DeadLeavesSource();
@@ -87,40 +88,67 @@ const command = new Command("demo")
       seed: SEED,
       freezeEncoderBatchNorm: false,
     });
+    const picture = join(o.out, "strip.png");
+    const weights = join(o.out, "model.safetensors");
+    const columns: { step: number; images: Picture[]; mean: number }[] = [];
+    /** Written again with each column: a place that cannot be written to shows before the training, not after it. */
+    const addColumn = async () => {
+      columns.push({ step: trainer.step, ...(await fill(model, cases)) });
+      const rows = cases.map(({ truth, mask }, i) => [masked(truth, mask), ...columns.map((c) => c.images[i]), truth]);
+      await writePicturePng(picture, grid(rows.map((row) => row.map(enlarged))));
+    };
     console.error(
       `training ${o.steps} steps of ${BATCH} drawn images of ${SIZE}x${SIZE} (at most ${o.minutes} minutes); the kernels compile during the first`,
     );
-    const columns: { step: number; images: Picture[]; mean: number }[] = [{ step: 0, ...(await fill(model, cases)) }];
-    const shown = [0.05, 0.25].map((share) => Math.max(1, Math.round(share * o.steps)));
-    const tty = process.stderr.isTTY;
-    const bar = new SingleBar({ stream: process.stderr, format: "step {value}/{total} [{bar}] loss {loss} | ETA {left}", noTTYOutput: !tty, notTTYSchedule: 10_000, gracefulExit: false });
-    bar.start(o.steps, 0, { loss: "-", left: "-" });
-    const started = performance.now();
-    const limit = o.minutes * 60;
-    while (trainer.step < o.steps) {
-      const { step, loss } = await trainer.trainStep();
-      const elapsed = (performance.now() - started) / 1000;
-      const rest = Math.min((elapsed / step) * (o.steps - step), limit - elapsed);
-      bar.update(step, { loss: loss.toFixed(4), left: duration(Math.max(0, rest)) });
-      if (shown.includes(step)) columns.push({ step, ...(await fill(model, cases)) });
-      if (elapsed > limit) break;
-    }
-    bar.stop();
-    const last = await fill(model, cases);
-    columns.push({ step: trainer.step, ...last });
+    await addColumn();
 
-    const picture = join(o.out, "strip.png");
-    const weights = join(o.out, "model.safetensors");
-    const rows = cases.map(({ truth, mask }, i) => [masked(truth, mask), ...columns.map((c) => c.images[i]), truth]);
-    await writePicturePng(picture, grid(rows));
+    const tty = process.stderr.isTTY;
+    const bar = new SingleBar({
+      stream: process.stderr,
+      format: "step {value}/{total} [{bar}] loss {loss} | ETA {left}",
+      noTTYOutput: !tty,
+      notTTYSchedule: 10_000,
+      gracefulExit: false,
+    });
+    let stopped = false;
+    const onInterrupt = () => {
+      stopped = true; // a second Ctrl-C finds no listener and ends the program
+      bar.stop();
+      console.error("stopping: the picture is finished with what has been learnt");
+    };
+    process.once("SIGINT", onInterrupt);
+    bar.start(o.steps, 0, { loss: "-", left: "-" });
+    const trainingStarted = performance.now();
+    const seconds = (since: number) => (performance.now() - since) / 1000;
+    const limit = Math.max(1, o.minutes * 60 - seconds(started));
+    // By time as well as by steps: a slow machine, which does not come to the last step, shows the same progress.
+    const shown = [0.05, 0.25];
+    let share = 0;
+    while (share < 1 && !stopped) {
+      const { step, loss } = await trainer.trainStep();
+      const elapsed = seconds(trainingStarted);
+      share = Math.max(step / o.steps, elapsed / limit);
+      const left = Math.min((elapsed / step) * (o.steps - step), limit - elapsed);
+      if (!stopped) bar.update(step, { loss: loss.toFixed(4), left: duration(Math.max(0, left)) });
+      if (share >= shown[0] && share < 1) {
+        while (share >= shown[0]) shown.shift();
+        await addColumn();
+      }
+    }
+    process.off("SIGINT", onInterrupt);
+    bar.stop();
+    await addColumn();
     await writeWhole(weights, await unetToSafetensors(model));
-    for (const { step, mean } of columns) console.log(`after ${String(step).padStart(4)} steps: PSNR ${mean.toFixed(2)} dB`);
-    console.log(`trained ${trainer.step} steps in ${duration((performance.now() - started) / 1000)}`);
+    for (const { step, mean } of columns) {
+      console.log(`after ${String(step).padStart(4)} steps: PSNR ${mean.toFixed(2)} dB`);
+    }
+    console.log(`trained ${trainer.step} steps in ${duration(seconds(started))}`);
     console.log(`columns: masked | ${columns.map((c) => `step ${c.step}`).join(" | ")} | truth`);
     console.log(`picture: ${resolve(picture)}`);
     console.log(`weights: ${resolve(weights)}`);
     await trainer.close();
     gpu.close();
+    if (stopped) process.exitCode = 130;
   });
 
 await runCommand(command);
