@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" preserve="true" />
 /** What both entries export; see index.ts and browser.ts for how a device is opened and files are read. */
 export { FormatError, GpuError, ShapeError, UserError } from "./errors.js";
 
