@@ -87,13 +87,13 @@ export async function partialConv(
   return computed;
 }
 
-/** Kernel, stride and padding of PCBActiv's samples. */
-const SAMPLES: Record<string, [number, number, number]> = {
-  "down-7": [7, 2, 3],
-  "down-5": [5, 2, 2],
-  "down-3": [3, 2, 1],
-  "none-3": [3, 1, 1],
-};
+/** Kernel, stride and padding of a PCBActiv sample such as `down-5` (stride 2) or `none-3`. */
+function sampleGeometry(sample: unknown): { kernelSize: number; stride: number; padding: number } {
+  const [, kind, size] = /^(down|none)-(\d+)$/.exec(String(sample)) ?? [];
+  if (kind === undefined) throw new Error(`unknown sample ${String(sample)}`);
+  const kernelSize = Number(size);
+  return { kernelSize, stride: kind === "down" ? 2 : 1, padding: kernelSize >> 1 };
+}
 
 /** naoto0804's PCBActiv: partial convolution, batch norm over all pixels, activation; holes as the reference leaves them. */
 export async function pcbActiv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): Promise<Computed> {
@@ -104,13 +104,10 @@ export async function pcbActiv(gpu: Gpu, folder: GoldenFolder, c: GoldenCase): P
     return entry ? new Parameter(gpu, entry.shape, name, entry.toFloat32(), trained) : null;
   };
   const conv = await folder.get(c, "before.conv.input_conv.weight");
-  const [kernel, stride, padding] = SAMPLES[String(c.params["sample"])];
   const layer = new PConv2d(gpu, {
     inChannels: conv.shape[1],
     outChannels: conv.shape[0],
-    kernelSize: kernel,
-    stride,
-    padding,
+    ...sampleGeometry(c.params["sample"]),
     bias: c.params["conv_bias"] === true,
     convention: "pytorch",
   });
