@@ -23,10 +23,11 @@ interface Row {
   readonly backwardRef: (y: number, slope: number) => number;
 }
 
-// select(x, 0, x <= 0) and not max(x, 0): NaN must show, not turn into 0.
+// relu is (x + |x|) / 2, exact in binary arithmetic, and not max or a select: those turn NaN into 0 on some adapters, and NaN
+// must show. exp swallows NaN on some adapters too; is_nan looks at the bits, since WGSL lets compilers assume finite numbers.
 export const ACTIVATIONS: Readonly<Record<Activation, Row>> = {
   relu: {
-    forward: "select(x, vec4f(), x <= vec4f())",
+    forward: "0.5 * (x + abs(x))",
     backward: "select(vec4f(), dy, y > vec4f())",
     forwardRef: (x) => (x <= 0 ? 0 : x),
     backwardRef: (y) => (y > 0 ? 1 : 0),
@@ -38,14 +39,15 @@ export const ACTIVATIONS: Readonly<Record<Activation, Row>> = {
     backwardRef: (y, slope) => (y > 0 ? 1 : slope),
   },
   sigmoid: {
-    forward: "select(vec4f(), 1.0 / (1.0 + exp(-x)), real_lanes(id))",
+    forward: "select(vec4f(), select(1.0 / (1.0 + exp(-x)), x, is_nan(x)), real_lanes(id))",
     backward: "dy * y * (1.0 - y)",
     forwardRef: (x) => 1 / (1 + Math.exp(-x)),
     backwardRef: (y) => y * (1 - y),
   },
 };
 
-const REAL_LANES = /* wgsl */ `
+const HELPERS = /* wgsl */ `
+fn is_nan(x: vec4f) -> vec4<bool> { return (bitcast<vec4u>(x) & vec4u(0x7fffffffu)) > vec4u(0x7f800000u); }
 fn real_lanes(id: u32) -> vec4<bool> { return vec4u(id % p.c4 * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.c); }
 `;
 
@@ -56,7 +58,7 @@ export const activationForwardKernel = defineKernel({
   wgsl: ({ activation }: { readonly activation: Activation }) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> input: array<vec4f>;          // [N,H,W,C]
 @group(0) @binding(2) var<storage, read_write> output: array<vec4f>;   // [N,H,W,C]
-${REAL_LANES}
+${HELPERS}
 ${linearMain("p.vec4s", `  let x = input[id];\n  output[id] = ${ACTIVATIONS[activation].forward};`)}
 `,
 });

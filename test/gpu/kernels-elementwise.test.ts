@@ -89,7 +89,7 @@ describe("activations", () => {
         const x = t.activation([NaN, 1, -1, NaN], 4);
         activationForward(gpu(), activation, { vec4s: 1, c: 4, slope: 0.2 }, { x, y: y.storage });
         const [got] = await t.read(y);
-        expect(Array.from(got, Number.isNaN)).toEqual([true, false, false, true]);
+        expect(Array.from(got, Number.isNaN), activation).toEqual([true, false, false, true]);
       });
     }
   });
