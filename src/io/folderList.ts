@@ -45,6 +45,12 @@ async function collect(folder: string, parents: readonly string[], found: string
   }
 }
 
+/** Is told what is wrong with a folder's files; `file` is the path of the one that is skipped, if it is about one. */
+export type WarningListener = (message: string, file?: string) => void;
+
+/** Where warnings go by default. */
+export const printWarning: WarningListener = (message) => console.warn(message);
+
 /** Remembers which files of a list turned out to be unusable, and tells about each once. */
 export class SkipList {
   private readonly bad = new Set<number>();
@@ -52,7 +58,7 @@ export class SkipList {
   constructor(
     private readonly folder: string,
     private readonly files: readonly string[],
-    private readonly onWarning: (message: string) => void,
+    private readonly onWarning: WarningListener,
   ) {}
 
   /** How many files have been skipped so far. */
@@ -76,7 +82,7 @@ export class SkipList {
       } catch (error) {
         if (!(error instanceof UserError)) throw error;
         // Two samples may meet the same file at once; one warning is enough.
-        if (!this.bad.has(file)) this.onWarning(`skipped ${error.where}: ${error.problem}`);
+        if (!this.bad.has(file)) this.onWarning(`skipped ${error.where}: ${error.problem}`, this.files[file]);
         this.bad.add(file);
       }
     }

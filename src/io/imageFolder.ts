@@ -10,7 +10,7 @@ import { ShapeError, UserError } from "../errors.js";
 import type { Picture, PictureSource } from "../pconv/picture.js";
 import { Rng } from "../pconv/rng.js";
 import { readBytes } from "./files.js";
-import { listPictures, SkipList } from "./folderList.js";
+import { listPictures, printWarning, SkipList, type WarningListener } from "./folderList.js";
 import { type OpenPicture, openPicture, rawToPicture, runPipeline } from "./imageFile.js";
 
 /** Keys of this file's random streams ("ordr" and "crop" in ASCII). */
@@ -34,7 +34,7 @@ export interface ImageFolderOptions {
   /** Largest shift as a share of the size, either way, up to 0.5; default 0.1. Only with `augment`. */
   readonly shift?: number;
   /** Is told about each file that is skipped; default `console.warn`. */
-  readonly onWarning?: (message: string) => void;
+  readonly onWarning?: WarningListener;
 }
 
 /** Pictures of a folder. Beyond a picture's edges, where a shift or rotation shows them, it is mirrored. */
@@ -47,7 +47,7 @@ export class ImageFolder implements PictureSource {
     folder: string,
     private readonly files: readonly string[],
     private readonly options: Required<Omit<ImageFolderOptions, "onWarning">>,
-    onWarning: (message: string) => void,
+    onWarning: WarningListener,
   ) {
     this.skips = new SkipList(folder, files, onWarning);
     this.description = `${files.length} pictures of ${folder}`;
@@ -59,7 +59,7 @@ export class ImageFolder implements PictureSource {
    * @throws {UserError} missing, not a folder, without pictures, or an option out of range
    */
   static async open(folder: string, options: ImageFolderOptions = {}): Promise<ImageFolder> {
-    const { augment = true, minCrop = 1, rotation = 10, shift = 0.1, onWarning = console.warn } = options;
+    const { augment = true, minCrop = 1, rotation = 10, shift = 0.1, onWarning = printWarning } = options;
     if (!augment) {
       for (const name of ["minCrop", "rotation", "shift"] as const) {
         if (options[name] === undefined) continue;

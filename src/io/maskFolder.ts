@@ -7,7 +7,7 @@ import { checkThreshold, cutMask, dilateHoles, type HoleColour, MASK_THRESHOLD }
 import type { MaskPicture, MaskSource } from "../pconv/picture.js";
 import { isMixed } from "../pconv/randomMask.js";
 import { Rng } from "../pconv/rng.js";
-import { listPictures, SkipList } from "./folderList.js";
+import { listPictures, printWarning, SkipList, type WarningListener } from "./folderList.js";
 import { readMask } from "./imageFile.js";
 
 /** Keys of this file's random streams ("mord" and "mcut" in ASCII). */
@@ -40,7 +40,7 @@ export interface MaskFolderOptions {
    */
   readonly dilation?: readonly [smallest: number, largest: number];
   /** Is told about each mask that is skipped, and once about grey pixels; default `console.warn`. */
-  readonly onWarning?: (message: string) => void;
+  readonly onWarning?: WarningListener;
 }
 
 /** Masks of a folder; each sample has hole pixels and valid pixels. */
@@ -68,7 +68,7 @@ export class MaskFolder implements MaskSource {
    * @throws {UserError} missing, not a folder, without pictures, or an option out of range
    */
   static async open(folder: string, options: MaskFolderOptions): Promise<MaskFolder> {
-    const { holes, threshold = MASK_THRESHOLD, augment = true, dilation = [9, 49], onWarning = console.warn } = options;
+    const { holes, threshold = MASK_THRESHOLD, augment = true, dilation = [9, 49], onWarning = printWarning } = options;
     if (holes !== "white" && holes !== "black") {
       throw new UserError(
         "MaskFolder option holes",

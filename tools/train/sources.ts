@@ -23,10 +23,14 @@ export interface Sources {
  */
 export async function openSources(o: TrainOptions, onWarning: (message: string) => void): Promise<Sources> {
   const seen = new Set<string>();
-  const once = (message: string) => {
-    // Masks are read twice, for training and for validation, and a folder may be used twice.
-    if (seen.has(message)) return;
-    seen.add(message);
+  const skipped = new Set<string>();
+  const once = (message: string, file?: string) => {
+    // Masks are read twice, for training and for validation, and a folder may be used twice. The decoder may word the
+    // fault of one file in two ways, so files are told apart by their paths.
+    const key = file ?? message;
+    if (file !== undefined) skipped.add(file);
+    if (seen.has(key)) return;
+    seen.add(key);
     onWarning(message);
   };
   const tried = async <T extends PictureSource | MaskSource>(source: T): Promise<T> => {
@@ -45,6 +49,6 @@ export async function openSources(o: TrainOptions, onWarning: (message: string) 
     test: o.test === null ? null : await pictures(o.test, false),
     masks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, o.augment),
     fixedMasks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, false),
-    skipped: () => [...seen].filter((message) => message.startsWith("skipped ")).length,
+    skipped: () => skipped.size,
   };
 }
