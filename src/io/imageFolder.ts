@@ -3,7 +3,7 @@
  * degrees, shifts up to a tenth). Node only.
  *
  * Reading, decoding, resizing, turning and cropping run in the threads of Node, sharp and the PNG worker; the main thread
- * only turns the final bytes into floats. So a caller that asks ahead (see prefetch.ts) keeps the adapter busy.
+ * only turns the final bytes into floats. So a caller that asks ahead (see pconv/prefetch.ts) keeps the adapter busy.
  */
 import sharp from "sharp";
 import { ShapeError, UserError } from "../errors.js";

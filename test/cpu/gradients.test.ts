@@ -23,26 +23,13 @@ import { weightedSumRef } from "../../src/kernels/weightedSum.js";
 import { window2dRef } from "../../src/kernels/window.js";
 import { expectClose } from "../support/close.js";
 import { Draw } from "../support/draw.js";
-
-const STEP = 1e-5;
+import { differences } from "../support/ops.js";
 
 const dot = (a: ArrayLike<number>, b: ArrayLike<number>) => {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;
 };
-
-/** Gradient of `loss` in `values` by central differences; `values` is moved and put back. */
-function differences(values: Float64Array, loss: () => number): Float64Array {
-  return values.map((old, i) => {
-    values[i] = old + STEP;
-    const above = loss();
-    values[i] = old - STEP;
-    const below = loss();
-    values[i] = old;
-    return (above - below) / (2 * STEP);
-  });
-}
 
 /** Fails where the analytic gradient differs, or when it is zero everywhere (a test of nothing). */
 function expectGradient(
