@@ -8,6 +8,7 @@
 import { GpuError } from "../errors.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
 import { BufferPool, type MemoryUse, type Storage } from "./pool.js";
+import type { DispatchTimer } from "./timing.js";
 
 /** Number of workgroups in x, y and z. */
 export type Grid = readonly [x: number, y?: number, z?: number];
@@ -25,10 +26,14 @@ export interface AdapterSummary {
   readonly description: string;
   /** A CPU pretending to be a GPU (lavapipe, SwiftShader, WARP). */
   readonly software: boolean;
+  /** Lanes of a subgroup where there is one size only; `null` where it varies or is unknown. */
+  readonly subgroupSize: number | null;
 }
 
 export class Gpu {
   readonly limits: GPUSupportedLimits;
+  /** While it is set, every dispatch has a pass of its own, timed; `profile` sets it. */
+  timer: DispatchTimer | null = null;
   private readonly pool: BufferPool;
   private readonly pipelines: PipelineCache;
   private readonly bindGroups = new Map<string, GPUBindGroup>();
@@ -153,6 +158,10 @@ export class Gpu {
       this.bindGroups.set(key, group);
     }
     this.encoder ??= this.device.createCommandEncoder();
+    if (this.timer) {
+      this.pass?.end();
+      this.pass = this.encoder.beginComputePass(this.timer.next(kernel.name));
+    }
     this.pass ??= this.encoder.beginComputePass();
     this.pass.setPipeline(pipeline);
     this.pass.setBindGroup(0, group, [offset]);
