@@ -10,7 +10,8 @@ export function summarize(adapter: GPUAdapter): AdapterSummary {
   const text = `${vendor} ${architecture} ${device} ${description}`.toLowerCase();
   const software = isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|software|basic render/.test(text);
   const name = `${device || description || architecture || "unnamed adapter"} (${vendor || "unknown vendor"}${software ? ", software" : ""})`;
-  return { name, vendor, description, software };
+  const { subgroupMinSize: min = 0, subgroupMaxSize: max = 0 } = adapter.info;
+  return { name, vendor, description, software, subgroupSize: min === max && min > 0 ? min : null };
 }
 
 /** Asks for a device with everything this library can use, at the adapter's own limits. */

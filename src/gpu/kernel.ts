@@ -18,6 +18,8 @@ export interface Kernel<Params extends string = string, Spec = unknown> {
   readonly name: string;
   readonly params: Readonly<Record<Params, Scalar>>;
   readonly bindings: readonly Access[];
+  /** WGSL directives (`enable`, `diagnostic`); they must stand before everything else. */
+  readonly directives?: string;
   /** The source after the `Params` struct and its uniform `p`. Equal specs must give equal text. */
   wgsl(spec: Spec): string;
 }
@@ -30,7 +32,7 @@ export function defineKernel<Params extends string, Spec = void>(kernel: Kernel<
 /** The full WGSL source of a kernel for one spec. */
 export function kernelSource<Params extends string, Spec>(kernel: Kernel<Params, Spec>, spec: Spec): string {
   const fields = Object.entries<Scalar>(kernel.params).map(([name, type]) => `  ${name}: ${type},`);
-  return `struct Params {\n${fields.join("\n")}\n}\n@group(0) @binding(0) var<uniform> p: Params;\n${kernel.wgsl(spec)}`;
+  return `${kernel.directives ?? ""}struct Params {\n${fields.join("\n")}\n}\n@group(0) @binding(0) var<uniform> p: Params;\n${kernel.wgsl(spec)}`;
 }
 
 /** Writes parameter values into `view` at `offset`, in declaration order, four bytes each. */

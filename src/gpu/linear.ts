@@ -6,10 +6,17 @@ const WORKGROUP = 64;
 
 /** A grid for `items` invocations, spread over x and y because one dimension holds at most 65535 workgroups. */
 export function linearGrid(items: number): Grid {
-  const groups = Math.ceil(items / WORKGROUP);
-  const x = Math.min(groups, 65535);
-  return [x, Math.ceil(groups / Math.max(x, 1))];
+  return workgroupGrid(Math.ceil(items / WORKGROUP));
 }
+
+/** A grid of `count` workgroups, spread over x and y likewise; {@link workgroupId} numbers them. */
+export function workgroupGrid(count: number): Grid {
+  const x = Math.min(count, 65535);
+  return [x, Math.ceil(count / Math.max(x, 1))];
+}
+
+/** WGSL: the number of a workgroup; there may be a few beyond the count. `group` and `groups` are the builtins. */
+export const workgroupId = "group.y * groups.x + group.x";
 
 /** WGSL of a `main` that runs `body` once for every `id` below `items` (an expression in the kernel's parameters). */
 export const linearMain = (items: string, body: string): string => /* wgsl */ `
@@ -19,7 +26,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let id = (group.y * groups.x + group.x) * ${WORKGROUP}u + local;
+  let id = (${workgroupId}) * ${WORKGROUP}u + local;
   if (id >= ${items}) { return; }
 ${body}
 }

@@ -9,55 +9,26 @@
  * Layout: dy [N,P,Q,K], weightT [kh,kw,K,C] (kernel `transposeWeight`) -> dx [N,H,W,C]; channels padded to 4.
  * @throws ShapeError when the window does not fit.
  *
- * Versions: `simple` and `tile` as in pconvForward; pixels of a tile belong to one parity class of the stride.
+ * Backends: `gather.ts` and its neighbours in `conv/`.
  */
-import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
-import { linearGrid } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
-import { CONV_PARAMS, convOutputSize, convParams, type ConvShape, vec4s } from "./shape.js";
-import { type ConvVariant, TILE_PARAMS, tileMain, tileParams, tileOf, type TileSpec } from "./convTile.js";
+import { type ConvBackend, gather } from "./conv/backend.js";
 import { forEachTap } from "./pconvForward.js";
-
-export const pconvBackwardInputKernel = defineKernel({
-  name: "pconvBackwardInput",
-  params: { ...CONV_PARAMS, ...TILE_PARAMS },
-  bindings: ["read", "read", "read_write"],
-  wgsl: (spec: TileSpec) => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> src: array<vec4f>;          // dy [N,P,Q,K]
-@group(0) @binding(2) var<storage, read> weight: array<vec4f>;       // [kh,kw,K,C], transposed
-@group(0) @binding(3) var<storage, read_write> dst: array<vec4f>;    // dx [N,H,W,C]
-
-fn store(n: u32, y: u32, x: u32, c: u32, sum: vec4f) {
-  dst[((n * p.h + y) * p.w + x) * p.c4 + c] = sum;
-}
-${tileMain(spec, { source: ["p", "q", "k4"], output: ["h", "w", "c4"], direction: "backwardInput" })}
-`,
-});
+import type { ConvShape } from "./shape.js";
 
 export interface PConvBackwardInputBuffers {
   readonly dy: Storage;
   readonly weightT: Storage;
   readonly dx: Storage;
+  /** Mask of x: tiles without a valid pixel are zeros. */
+  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
 }
 
 /** Records one input gradient. */
-export function pconvBackwardInput(
-  gpu: Gpu,
-  s: ConvShape,
-  b: PConvBackwardInputBuffers,
-  variant: ConvVariant = "tile",
-): void {
-  const size = convOutputSize("pconvBackwardInput", s);
-  const spec = tileOf(variant, vec4s(s.c));
-  const tiles = tileParams(spec, s.n, s.h, s.w, vec4s(s.c), s.stride[1]);
-  gpu.dispatch(
-    pconvBackwardInputKernel,
-    spec,
-    { ...convParams(s, size), ...tiles },
-    [b.dy, b.weightT, b.dx],
-    linearGrid(tiles.items),
-  );
+export function pconvBackwardInput(gpu: Gpu, s: ConvShape, b: PConvBackwardInputBuffers, backend?: ConvBackend): void {
+  const buffers = { src: b.dy, weight: b.weightT, dst: b.dx, live: b.live };
+  gather(gpu, s, "backwardInput", buffers, {}, backend);
 }
 
 /** The same in float64, channels unpadded; `weight` is not transposed. `only` restricts it to outputs that touch chosen inputs. */

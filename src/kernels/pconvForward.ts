@@ -10,41 +10,12 @@
  * Units: x must hold exact zeros in holes, so that x*M = x and NaN under a hole never gets here (see `maskMultiply`).
  * @throws ShapeError when the window does not fit.
  *
- * Versions: `simple` one pixel and one vec4 of channels per invocation, the one the others are checked against;
- *           `tile`   4 pixels x 2 vec4s in registers: a loaded weight serves 4 pixels, a loaded pixel 8 channels.
+ * Backends: `gather.ts` and its neighbours in `conv/`.
  */
-import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
-import { linearGrid } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
-import { CONV_PARAMS, convOutputSize, convParams, type ConvShape, vec4s } from "./shape.js";
-import { type ConvVariant, TILE_PARAMS, tileMain, tileParams, tileOf, type TileSpec } from "./convTile.js";
-
-interface ForwardSpec extends TileSpec {
-  readonly masked: boolean;
-  readonly biased: boolean;
-}
-
-export const pconvForwardKernel = defineKernel({
-  name: "pconvForward",
-  params: { ...CONV_PARAMS, ...TILE_PARAMS, maskN: "u32" },
-  bindings: ["read", "read", "read", "read", "read", "read_write"],
-  wgsl: (spec: ForwardSpec) => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> src: array<vec4f>;          // [N,H,W,C]
-@group(0) @binding(2) var<storage, read> weight: array<vec4f>;       // [kh,kw,C,K]
-@group(0) @binding(3) var<storage, read> bias: array<vec4f>;         // [K]
-@group(0) @binding(4) var<storage, read> scale: array<f32>;          // [Nm,P,Q]
-@group(0) @binding(5) var<storage, read> bias_scale: array<f32>;     // [Nm,P,Q]
-@group(0) @binding(6) var<storage, read_write> dst: array<vec4f>;    // [N,P,Q,K]
-
-fn store(n: u32, y: u32, x: u32, k: u32, sum: vec4f) {
-  let at = ((n % p.maskN) * p.p + y) * p.q + x;
-  let scaled = ${spec.masked ? "sum * scale[at]" : "sum"};
-  dst[((n * p.p + y) * p.q + x) * p.k4 + k] = scaled${spec.biased ? ` + bias[k]${spec.masked ? " * bias_scale[at]" : ""}` : ""};
-}
-${tileMain(spec, { source: ["h", "w", "c4"], output: ["p", "q", "k4"], direction: "forward" })}
-`,
-});
+import { type ConvBackend, gather } from "./conv/backend.js";
+import { convOutputSize, type ConvShape } from "./shape.js";
 
 export interface PConvForwardBuffers {
   readonly x: Storage;
@@ -56,15 +27,12 @@ export interface PConvForwardBuffers {
 }
 
 /** Records one forward convolution. */
-export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, variant: ConvVariant = "tile"): void {
-  const size = convOutputSize("pconvForward", s);
-  const spec = { ...tileOf(variant, vec4s(s.k)), masked: b.ratio !== undefined, biased: b.bias !== undefined };
-  // A binding must name some buffer even where the text does not read it.
-  const { scale, biasScale } = b.ratio ?? { scale: b.x, biasScale: b.x };
-  const tiles = tileParams(spec, s.n, size[0], size[1], vec4s(s.k), 1);
-  const params = { ...convParams(s, size), ...tiles, maskN: b.ratio?.n ?? 1 };
-  const buffers = [b.x, b.weight, b.bias ?? b.weight, scale, biasScale, b.y];
-  gpu.dispatch(pconvForwardKernel, spec, params, buffers, linearGrid(tiles.items));
+export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, backend?: ConvBackend): void {
+  const { ratio } = b;
+  // Where the ratio is 0 nothing was valid, and the sum is 0 whatever the weights are.
+  const live = ratio && { mask: ratio.scale, n: ratio.n };
+  const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live };
+  gather(gpu, s, "forward", buffers, {}, backend);
 }
 
 /** Loops over every (output, tap) pair inside the image; shared by the three references. */

@@ -1,6 +1,7 @@
 /** Layers with PyTorch's names, options and state-dict keys. */
 import { batchNorm } from "../autograd/ops/batchNorm.js";
-import { conv2d, pconv2d } from "../autograd/ops/conv2d.js";
+import { conv2d } from "../autograd/ops/conv2d.js";
+import { pconv2d } from "../autograd/ops/pconv2d.js";
 import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
 import type { Gpu } from "../gpu/gpu.js";

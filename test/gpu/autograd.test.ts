@@ -10,7 +10,8 @@ import {
 } from "../../src/autograd/ops/channelAffine.js";
 import { composite } from "../../src/autograd/ops/composite.js";
 import { concat } from "../../src/autograd/ops/concat.js";
-import { conv2d, pconv2d } from "../../src/autograd/ops/conv2d.js";
+import { conv2d } from "../../src/autograd/ops/conv2d.js";
+import { pconv2d } from "../../src/autograd/ops/pconv2d.js";
 import { gram } from "../../src/autograd/ops/gram.js";
 import { l1 } from "../../src/autograd/ops/l1.js";
 import { maskMultiply } from "../../src/autograd/ops/maskMultiply.js";

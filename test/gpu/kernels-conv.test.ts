@@ -1,7 +1,7 @@
-/** The three convolution kernels in all variants against their float64 references, over random shapes. */
+/** The three convolution kernels in all backends against their float64 references, over random shapes. */
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.js";
-import type { ConvVariant } from "../../src/kernels/convTile.js";
+import { availableBackends } from "../../src/kernels/conv/backend.js";
 import { pconvBackwardInput, pconvBackwardInputRef } from "../../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight, pconvBackwardWeightRef } from "../../src/kernels/pconvBackwardWeight.js";
 import { pconvForward, pconvForwardRef } from "../../src/kernels/pconvForward.js";
@@ -11,7 +11,6 @@ import { abs, expectClose, expectExact, rounding } from "../support/close.js";
 import { Draw } from "../support/draw.js";
 import { useGpu, withScratch } from "../support/gpu.js";
 
-const VARIANTS: readonly ConvVariant[] = ["simple", "tile"];
 const RANDOM_SHAPES = 210;
 
 const gpu = useGpu();
@@ -46,7 +45,7 @@ interface Case {
   readonly ratioN: number;
 }
 
-/** Forward, input gradient and weight gradient of one case in both variants. */
+/** Forward, input gradient and weight gradient of one case in all backends. */
 async function check({ s, biased, ratioN }: Case, draw: Draw): Promise<void> {
   const seed = `${draw.seed}, ${JSON.stringify({ ...s, biased, ratioN })}`;
   const [p, q] = convOutputSize("test", s);
@@ -69,7 +68,7 @@ async function check({ s, biased, ratioN }: Case, draw: Draw): Promise<void> {
     const dyBuffer = t.activation(dy, s.k);
     const weightT = t.outWeight("weightT", taps, s.k, s.c);
     transposeWeight(gpu(), s, buffers.weight, weightT.storage);
-    const outputs = VARIANTS.map((variant) => {
+    const outputs = availableBackends(gpu()).map((variant) => {
       const y = t.outActivation(`y ${variant}`, s.n * p * q, s.k);
       const dx = t.outActivation(`dx ${variant}`, s.n * s.h * s.w, s.c);
       const dw = t.outWeight(`dw ${variant}`, taps, s.c, s.k);
@@ -93,7 +92,7 @@ async function check({ s, biased, ratioN }: Case, draw: Draw): Promise<void> {
     ];
     results.forEach((got, i) => {
       const name = ["pconvForward", "pconvBackwardInput", "pconvBackwardWeight"][i % 3];
-      expectClose(`${name} ${VARIANTS[Math.floor(i / 3)]}`, got, want[i % 3], allowed[i % 3], seed);
+      expectClose(`${name} ${availableBackends(gpu())[Math.floor(i / 3)]}`, got, want[i % 3], allowed[i % 3], seed);
     });
   });
 }

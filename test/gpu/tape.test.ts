@@ -4,7 +4,7 @@ import { leakyRelu, relu, sigmoid } from "../../src/autograd/ops/activation.js";
 import { batchNorm } from "../../src/autograd/ops/batchNorm.js";
 import { composite } from "../../src/autograd/ops/composite.js";
 import { concat } from "../../src/autograd/ops/concat.js";
-import { pconv2d } from "../../src/autograd/ops/conv2d.js";
+import { pconv2d } from "../../src/autograd/ops/pconv2d.js";
 import { l1 } from "../../src/autograd/ops/l1.js";
 import { maskMultiply } from "../../src/autograd/ops/maskMultiply.js";
 import { joinMasks, upsampleNearest } from "../../src/autograd/ops/upsample.js";

@@ -1,0 +1,44 @@
+/** What every convolution's backward does once the gradient of its bare sums is known. */
+import { pconvBackwardInput } from "../../kernels/pconvBackwardInput.js";
+import { pconvBackwardWeight } from "../../kernels/pconvBackwardWeight.js";
+import type { ConvShape } from "../../kernels/shape.js";
+import { transposeWeight } from "../../kernels/transposeWeight.js";
+import type { Storage } from "../../gpu/pool.js";
+import type { Tape } from "../tape.js";
+import type { Tensor } from "../tensor.js";
+
+/** A mask of pixels that matter; elsewhere the tensor that it goes with is zero, or need not be known. `n` is the batch or 1. */
+export interface Live {
+  readonly mask: Storage;
+  readonly n: number;
+}
+
+/**
+ * With g the gradient of W * x: dx = W^T * g and dw = x (corr) g, each where it is wanted.
+ * `liveX` pixels of dx are wanted, the others become zeros by the tile; `liveY` pixels of g are not zero.
+ */
+export function convGradients(
+  tape: Tape,
+  name: string,
+  s: ConvShape,
+  x: Tensor,
+  weight: Tensor,
+  g: Tensor,
+  { liveX, liveY }: { readonly liveX?: Live | undefined; readonly liveY?: Live | undefined } = {},
+): { dx: Tensor | null; dw: Tensor | null } {
+  const { gpu } = tape;
+  let dx: Tensor | null = null;
+  if (x.requiresGrad) {
+    dx = tape.alloc(x.shape, `${name}.dx`);
+    const weightT = tape.storage(weight.storage.bytes, `${name}.weightT`); // both channel counts are padded: equal sizes
+    transposeWeight(gpu, s, weight.storage, weightT);
+    pconvBackwardInput(gpu, s, { dy: g.storage, weightT, dx: dx.storage, live: liveX });
+    tape.release(weightT);
+  }
+  let dw: Tensor | null = null;
+  if (weight.requiresGrad) {
+    dw = tape.alloc(weight.shape, `${name}.dw`);
+    pconvBackwardWeight(gpu, s, { x: x.storage, dy: g.storage, dw: dw.storage, live: liveY });
+  }
+  return { dx, dw };
+}

@@ -1,0 +1,100 @@
+/**
+ * Gather backend for small subgroups: a workgroup is one subgroup, its lanes are output channels (a vec4 each), and the source
+ * pixels that the lanes loaded go round by subgroup broadcast. Where the output has few channels the subgroup falls into
+ * `lanes / lanesK` parts with pixels of their own.
+ *
+ * Why: on adapters that emulate lanes with vector registers (lavapipe, SwiftShader) a load costs ten to twenty multiply-adds
+ * per lane wherever it reads from, a broadcast two or three. A loaded weight serves `pixels` outputs here, a loaded source
+ * value all channels of the tile.
+ *
+ * Measured on lavapipe (8 lanes): see docs/performance.md.
+ */
+import type { Grid } from "../../gpu/gpu.js";
+import { defineKernel } from "../../gpu/kernel.js";
+import { workgroupGrid, workgroupId } from "../../gpu/linear.js";
+import { GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
+
+export interface SubgroupSpec {
+  /** Lanes of a subgroup: the adapter's only subgroup size. */
+  readonly lanes: number;
+  /** Lanes that share their pixels; each holds one vec4 of output channels. */
+  readonly lanesK: number;
+  /** Pixels that they share; a multiple of `lanesK`. */
+  readonly pixels: number;
+}
+
+export const subgroupTile = (spec: SubgroupSpec): TileSize => ({
+  pixels: (spec.pixels * spec.lanes) / spec.lanesK,
+  channels4: spec.lanesK,
+  grid: (tiles: number): Grid => workgroupGrid(tiles),
+});
+
+const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+
+export const gatherSubgroupKernel = defineKernel({
+  name: "gatherSubgroup",
+  params: GATHER_PARAMS,
+  bindings: GATHER_BINDINGS,
+  // Branches depend on the workgroup alone, and a workgroup is one subgroup: more than the analysis can know.
+  directives: "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n",
+  wgsl: ({ lanes, lanesK, pixels }: SubgroupSpec) => {
+    const own = range(pixels / lanesK);
+    const T = range(pixels);
+    const L = range(4);
+    /** The value of lane t of the caller's part. */
+    const share = (value: string, t: number) =>
+      lanesK === lanes
+        ? `subgroupBroadcast(${value}, ${t % lanesK}u)`
+        : lanesK === 4
+          ? `quadBroadcast(${value}, ${t % lanesK}u)`
+          : `subgroupShuffle(${value}, part * ${lanesK}u + ${t % lanesK}u)`;
+    return /* wgsl */ `
+${GATHER_PRELUDE}
+@compute @workgroup_size(${lanes})
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(subgroup_invocation_id) lane: u32,
+) {
+  let id = ${workgroupId};
+  if (id >= p.items) { return; }
+  let tile = tile_of(id);
+  let part = lane / ${lanesK}u;
+  let lane_k = lane % ${lanesK}u;
+  let k = tile.k * ${lanesK}u + lane_k;
+  let weight_k = min(k, p.outC4 - 1u);
+  let first = tile.first * ${(pixels * lanes) / lanesK}u + part * ${pixels}u + lane_k;
+  ${own.map((o) => `let pixel_${o} = pixel_of(tile, first + ${o * lanesK}u);`).join("\n  ")}
+  ${T.map((t) => `var a_${t} = vec4f();`).join(" ")}
+  let computed = subgroupAny(${own.map((o) => `live(pixel_${o})`).join(" || ")});
+  if (computed) {
+    for (var i = 0u; i < p.kh; i++) {
+      let row = row_offset(tile, i);
+      if (row % p.divH != 0) { continue; }
+      for (var j = 0u; j < p.kw; j++) {
+        let column = column_offset(tile, j);
+        if (column % p.divW != 0) { continue; }
+        let offset = vec2<i32>(row / p.divH, column / p.divW);
+        ${own.map((o) => `let from_${o} = pixel_${o}.source + offset; let in_${o} = pixel_${o}.out != NOWHERE && in_image(from_${o}); let at_${o} = address(pixel_${o}, from_${o});`).join("\n        ")}
+        if (!subgroupAny(${own.map((o) => `in_${o}`).join(" || ")})) { continue; }
+        var w_at = tile.image * p.weightStride + (i * p.kw + j) * p.srcC4 * 4u * p.outC4 + weight_k;
+        for (var c = 0u; c < p.srcC4; c++) {
+          ${L.map((l) => `let w_${l} = weight[w_at + ${l}u * p.outC4];`).join(" ")}
+          ${own.map((o) => `let s_${o} = select(vec4f(), src[at_${o} + c], in_${o});`).join("\n          ")}
+          ${T.map((t) => {
+            // Pixels outside, the four source channels inside: each sum is read and written once per four multiply-adds.
+            const fma = L.map((l) => `a_${t} = fma(vec4f(b_${t}.${"xyzw"[l]}), w_${l}, a_${t});`).join(" ");
+            return `let b_${t} = ${share(`s_${Math.floor(t / lanesK)}`, t)}; ${fma}`;
+          }).join("\n          ")}
+          w_at += 4u * p.outC4;
+        }
+      }
+    }
+  }
+  ${T.map((t) => `let out_${t} = ${share(`pixel_${Math.floor(t / lanesK)}.out`, t)};`).join("\n  ")}
+  if (k >= p.outC4) { return; }
+  ${T.map((t) => `if (out_${t} != NOWHERE) { store(out_${t}, k, a_${t}, computed); }`).join("\n  ")}
+}
+`;
+  },
+});
