@@ -20,7 +20,7 @@ export { conv2d, type Conv2dOptions } from "./autograd/ops/conv2d.js";
 export { gram } from "./autograd/ops/gram.js";
 export { l1 } from "./autograd/ops/l1.js";
 export { maskMultiply } from "./autograd/ops/maskMultiply.js";
-export { pconv2d, type PConv2dOptions } from "./autograd/ops/pconv2d.js";
+export { pconv2d, pconv2dUp, type PConv2dOptions } from "./autograd/ops/pconv2d.js";
 export { maxPool2d } from "./autograd/ops/maxPool2d.js";
 export { dilateHole, totalVariation } from "./autograd/ops/totalVariation.js";
 export { joinMasks, upsampleNearest } from "./autograd/ops/upsample.js";

@@ -1,9 +1,11 @@
 /** Layers with PyTorch's names, options and state-dict keys. */
 import { batchNorm } from "../autograd/ops/batchNorm.js";
 import { conv2d } from "../autograd/ops/conv2d.js";
-import { pconv2d } from "../autograd/ops/pconv2d.js";
+import { pconv2d, pconv2dUp } from "../autograd/ops/pconv2d.js";
+import type { MaskedSource } from "../autograd/ops/pconvSums.js";
 import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
+import { ShapeError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
 import type { PConvConvention } from "../kernels/maskUpdate.js";
 import { Rng } from "../pconv/rng.js";
@@ -92,6 +94,28 @@ export class PConv2d extends ConvBase {
   forward(tape: Tape, x: Tensor, mask: Mask | null): { y: Tensor; mask: Mask } {
     const options = { ...this.geometry, convention: this.convention, multiChannel: this.multiChannel };
     return pconv2d(tape, x, mask, this.weight, this.bias, options);
+  }
+
+  /**
+   * The layer over `concat([upsampleNearest(low), skip])`, or the other order, without those two tensors. For 3x3 layers of
+   * stride 1 and padding 1: a decoder level.
+   */
+  forwardUp(
+    tape: Tape,
+    low: MaskedSource,
+    skip: MaskedSource,
+    order: "up-skip" | "skip-up",
+  ): { y: Tensor; mask: Mask } {
+    const { stride, padding, dilation } = this.geometry;
+    if ([...stride, ...padding, ...dilation].some((v) => v !== 1)) {
+      throw new ShapeError(
+        "PConv2d.forwardUp",
+        `expected stride, padding and dilation 1, got ${stride.join("x")}, ${padding.join("x")} and ${dilation.join("x")}`,
+        "upsample and concatenate, then use forward",
+      );
+    }
+    const rule = { convention: this.convention, multiChannel: this.multiChannel };
+    return pconv2dUp(tape, low, skip, order, this.weight, this.bias, rule);
   }
 }
 

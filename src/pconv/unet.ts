@@ -1,8 +1,7 @@
 /** The partial convolution U-Net of Liu et al. 2018, sec. 3.2, and the variants that released weights need. */
 import { leakyRelu, relu, sigmoid } from "../autograd/ops/activation.js";
-import { concat } from "../autograd/ops/concat.js";
 import { maskMultiply } from "../autograd/ops/maskMultiply.js";
-import { joinMasks, upsampleNearest } from "../autograd/ops/upsample.js";
+import type { MaskedSource } from "../autograd/ops/pconvSums.js";
 import { resizeCanvas, resizeMaskCanvas } from "../autograd/ops/window.js";
 import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
@@ -120,7 +119,15 @@ class PConvBlock extends Module {
   }
 
   forward(tape: Tape, x: Tensor, mask: Mask): { y: Tensor; mask: Mask } {
-    const conv = this.conv.forward(tape, x, mask);
+    return this.finish(tape, this.conv.forward(tape, x, mask));
+  }
+
+  /** A decoder level: over the upsampled `low` and the skip link. */
+  forwardUp(tape: Tape, low: MaskedSource, skip: MaskedSource, order: UNetConfig["concat"]): { y: Tensor; mask: Mask } {
+    return this.finish(tape, this.conv.forwardUp(tape, low, skip, order));
+  }
+
+  private finish(tape: Tape, conv: { readonly y: Tensor; readonly mask: Mask }): { y: Tensor; mask: Mask } {
     let y = conv.y;
     const then = (next: Tensor) => {
       tape.consume(y);
@@ -222,21 +229,10 @@ export class PConvUNet extends Module {
     const order = this.config.concat;
     for (let i = this.decoder.length - 1; i >= 0; i--) {
       const skip = skips[i];
-      const below = x;
-      const large = upsampleNearest(tape, below);
-      tape.consume(below);
-      const joined = order === "up-skip" ? concat(tape, large, skip.x) : concat(tape, skip.x, large);
-      const [low, high] = [
-        { mask: m, channels: below.shape.c },
-        { mask: skip.mask, channels: skip.x.shape.c },
-      ];
-      const joinedMask = joinMasks(tape, low, high, order);
-      tape.consume(large);
+      const low = { x, mask: m };
+      ({ y: x, mask: m } = this.decoder[i].forwardUp(tape, low, skip, order));
+      tape.consume(low.x);
       if (skip.x !== image) tape.consume(skip.x); // the caller's image stays the caller's
-      // The joined tensor holds zeros in its holes where both sources do (a convention's bias, or a raw image, may not).
-      if (below.zeroUnder === m && skip.x.zeroUnder === skip.mask) joined.zeroUnder = joinedMask;
-      ({ y: x, mask: m } = this.decoder[i].forward(tape, joined, joinedMask));
-      tape.consume(joined);
     }
     if (this.headConv) x = sigmoid(tape, this.headConv.forward(tape, x));
     return { output: resizeCanvas(tape, x, h, w), mask: resizeMaskCanvas(tape, m, h, w) };

@@ -1,78 +1,54 @@
-import { ShapeError } from "../../errors.js";
 import { channelSum } from "../../kernels/channelSum.js";
-import { type PConvConvention, maskUpdate } from "../../kernels/maskUpdate.js";
-import { pconvForward } from "../../kernels/pconvForward.js";
 import { pixelScale } from "../../kernels/pixelScale.js";
-import { convOutputSize, type ConvShape } from "../../kernels/shape.js";
+import type { PConvConvention } from "../../kernels/maskUpdate.js";
 import type { Tape } from "../tape.js";
-import type { Mask, MaskRatio, Tensor } from "../tensor.js";
-import { type Conv2dOptions, convShape } from "./conv2d.js";
-import { convGradients } from "./convGradients.js";
-import { maskMultiply } from "./maskMultiply.js";
+import type { Mask, Tensor } from "../tensor.js";
+import type { Conv2dOptions } from "./conv2d.js";
+import { pconvRatio } from "./pconvRatio.js";
+import { type MaskedSource, type PConvSums, sumsOf, sumsOfTwo, sumsSize } from "./pconvSums.js";
 
-export interface PConv2dOptions extends Conv2dOptions {
+/** The layer's convention, beside its geometry. */
+export interface PConvRule {
   readonly convention: PConvConvention;
   /** S counts every channel of the mask (the paper); false: one shared channel, NVIDIA's `multi_channel=False`. */
   readonly multiChannel: boolean;
 }
 
-/**
- * y = ratio.scale * (W * x) + ratio.biasScale * b. With g = dy * scale: dx = W^T * g,  dw = x (corr) g,  db = sum(dy * biasScale).
- */
-function convolve(tape: Tape, s: ConvShape, x: Tensor, weight: Tensor, bias: Tensor | null, ratio: MaskRatio): Tensor {
-  const { gpu } = tape;
-  const [p, q] = convOutputSize("pconv2d", s);
-  const y = tape.alloc({ n: s.n, h: p, w: q, c: s.k }, "pconv2d");
-  pconvForward(gpu, s, { x: x.storage, weight: weight.storage, bias: bias?.storage, ratio, y: y.storage });
+export interface PConv2dOptions extends Conv2dOptions, PConvRule {}
 
-  // dx is wanted where x is not a hole: what made x has no use for the rest.
-  const { zeroUnder } = x;
-  const liveX = zeroUnder?.groups === 1 ? { mask: zeroUnder.storage, n: zeroUnder.n } : undefined;
-  const liveY = { mask: ratio.scale, n: ratio.n };
-  const saved = weight.requiresGrad ? [x] : [];
-  return tape.record("pconv2d", bias ? [x, weight, bias] : [x, weight], y, saved, (dy) => {
+/**
+ * y = scale sums + biasScale b. With g = dy * scale the gradient of the sums; db = sum(dy * biasScale).
+ */
+function finish(
+  tape: Tape,
+  sums: PConvSums,
+  weight: Tensor,
+  bias: Tensor | null,
+  rule: PConvRule,
+): { y: Tensor; mask: Mask } {
+  const { gpu } = tape;
+  const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...rule, biased: bias !== null });
+  const [h, w] = sumsSize(sums);
+  const y = tape.alloc({ n: sums.shape.n, h, w, c: sums.shape.k }, "pconv2d");
+  sums.forward(gpu, { y: y.storage, bias: bias?.storage, ratio });
+  // With PConv-Keras' convention the bias fills the holes.
+  if (!bias || rule.convention !== "keras") y.zeroUnder = ratio.mask;
+
+  const inputs = [...sums.sources, weight, ...(bias ? [bias] : [])];
+  const saved = weight.requiresGrad ? sums.sources : [];
+  tape.record("pconv2d", inputs, y, saved, (dy) => {
     const g = tape.alloc(dy.shape, "pconv2d.g");
     pixelScale(gpu, dy.shape, ratio.n, { x: dy.storage, scale: ratio.scale, y: g.storage });
-    const { dx, dw } = convGradients(tape, "pconv2d", s, x, weight, g, { liveX, liveY });
+    const { dx, dw } = sums.backward(g, ratio);
     tape.release(g.storage);
     let db: Tensor | null = null;
     if (bias?.requiresGrad) {
       db = tape.alloc(bias.shape, "pconv2d.db");
       channelSum(gpu, dy.shape, { x: dy.storage, weight: ratio.biasScale, sum: db.storage }, ratio.n);
     }
-    return [dx, dw, db];
+    return [...dx, dw, db];
   });
-}
-
-/** The ratio and new mask of a layer; computed once per tape, mask and geometry. */
-function ratioOf(tape: Tape, mask: Mask, s: ConvShape, o: PConv2dOptions, biased: boolean): MaskRatio {
-  const counted = o.multiChannel ? mask.channelsFor("pconv2d", s.c) : [1];
-  const key = JSON.stringify([s.kernel, s.stride, s.padding, s.dilation, o.convention, counted, biased]);
-  const ofMask = tape.ratios.get(mask) ?? new Map<string, MaskRatio>();
-  const known = ofMask.get(key);
-  if (known) return known;
-  if (!o.multiChannel && mask.groups !== 1) {
-    throw new ShapeError(
-      "pconv2d",
-      `expected one mask group without multiChannel, got ${mask.groups}`,
-      "set multiChannel",
-    );
-  }
-  const shape = { ...s, n: mask.n, c: mask.groups, k: 1, channels: counted.reduce((a, b) => a + b, 0) };
-  const [h, w] = convOutputSize("pconv2d", s);
-  // u = clamp(S, 0, 1) of fractions may be a fraction; of integers it is not.
-  const out = tape.allocMask({ n: mask.n, h, w }, null, mask.binary || o.convention === "pytorch");
-  const scale = tape.storage(mask.n * h * w * 4, "pconv2d.scale");
-  const biasScale = tape.storage(mask.n * h * w * 4, "pconv2d.biasScale");
-  maskUpdate(
-    tape.gpu,
-    shape,
-    { convention: o.convention, biased },
-    { mask: mask.storage, weight: tape.gpu.constant(counted), scale, biasScale, maskOut: out.storage },
-  );
-  const ratio = { scale, biasScale, n: mask.n, mask: out };
-  tape.ratios.set(mask, ofMask.set(key, ratio));
-  return ratio;
+  return { y, mask: ratio.mask };
 }
 
 /**
@@ -89,12 +65,22 @@ export function pconv2d(
   bias: Tensor | null,
   options: PConv2dOptions,
 ): { y: Tensor; mask: Mask } {
-  const s = convShape("pconv2d", x, weight, options);
-  const valid = mask ?? tape.uploadMask({ n: 1, h: s.h, w: s.w }, new Float32Array(s.h * s.w).fill(1));
-  const masked = mask ? maskMultiply(tape, x, mask) : x;
-  const ratio = ratioOf(tape, valid, s, options, bias !== null);
-  const y = convolve(tape, s, masked, weight, bias, ratio);
-  // With PConv-Keras' convention the bias fills the holes.
-  if (!bias || options.convention !== "keras") y.zeroUnder = ratio.mask;
-  return { y, mask: ratio.mask };
+  return finish(tape, sumsOf(tape, x, mask, weight, options), weight, bias, options);
+}
+
+/**
+ * A decoder level's partial convolution, 3x3 over `concat([upsampleNearest(low), skip])` (or the other order), equal to the three
+ * ops in real arithmetic and without the tensors between them.
+ * @throws {ShapeError} when the sizes, channels or masks do not fit.
+ */
+export function pconv2dUp(
+  tape: Tape,
+  low: MaskedSource,
+  skip: MaskedSource,
+  order: "up-skip" | "skip-up",
+  weight: Tensor,
+  bias: Tensor | null,
+  rule: PConvRule,
+): { y: Tensor; mask: Mask } {
+  return finish(tape, sumsOfTwo(tape, low, skip, order, weight), weight, bias, rule);
 }

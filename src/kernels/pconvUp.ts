@@ -1,0 +1,125 @@
+/**
+ * A decoder level's partial convolution: 3x3, padding 1, over [nearest-upsampled `low`, `skip`], forward and backward.
+ *
+ *   y = scale (W_low * upsample(low) + W_skip * skip) + biasScale b
+ *
+ * Neither the upsampled nor the joined tensor exists: low's part runs as the transpose of a 4x4 convolution of stride 2 (see
+ * `upWeight`; 4/9 of the products), then skip's part adds to it and finishes. Their gradients are passes of the same two
+ * convolutions.
+ *
+ * Source: Liu et al. 2018 sec. 3.2 (decoder); the rearrangement is ours.
+ * Layout: low [N,H/2,W/2,Cl], skip [N,H,W,Cs], weight [3,3,C,K], g and y [N,H,W,K]; channels padded to 4.
+ * Units: low and skip hold exact zeros in their holes.
+ */
+import type { Gpu } from "../gpu/gpu.js";
+import type { Storage } from "../gpu/pool.js";
+import { gather, weightPass } from "./conv/backend.js";
+import type { ConvShape } from "./shape.js";
+import { type JoinedChannels, upWeight, upWeightBackward, upWeightBytes } from "./upWeight.js";
+
+/** Sizes of the output; even height and width. */
+export interface UpShape extends JoinedChannels {
+  readonly n: number;
+  readonly h: number;
+  readonly w: number;
+}
+
+interface Live {
+  readonly mask: Storage;
+  readonly n: number;
+}
+
+/** The convolution from large to small whose transpose upsamples. */
+const lowShape = (s: UpShape): ConvShape => ({
+  n: s.n,
+  h: s.h,
+  w: s.w,
+  c: s.k,
+  k: s.low,
+  kernel: [4, 4],
+  stride: [2, 2],
+  padding: [1, 1],
+  dilation: [1, 1],
+});
+
+const skipShape = (s: UpShape): ConvShape => ({
+  n: s.n,
+  h: s.h,
+  w: s.w,
+  c: s.skip,
+  k: s.k,
+  kernel: [3, 3],
+  stride: [1, 1],
+  padding: [1, 1],
+  dilation: [1, 1],
+});
+
+export interface PConvUpBuffers {
+  readonly low: Storage;
+  readonly skip: Storage;
+  readonly weight: Storage;
+  readonly bias?: Storage | undefined;
+  readonly ratio: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number };
+  readonly y: Storage;
+}
+
+/** Records one forward level. */
+export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
+  const live = { mask: b.ratio.scale, n: b.ratio.n };
+  const part = (name: "low" | "skip") => {
+    const taken = gpu.alloc(upWeightBytes(s, name), `pconvUp ${name} weight`);
+    upWeight(gpu, s, { part: name, transposed: false }, b.weight, taken);
+    return taken;
+  };
+  const low = part("low");
+  gather(gpu, lowShape(s), "backwardInput", { src: b.low, weight: low, dst: b.y, live });
+  gpu.free(low);
+  const skip = part("skip");
+  const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
+  gather(gpu, skipShape(s), "forward", buffers, { accumulate: true });
+  gpu.free(skip);
+}
+
+export interface PConvUpBackwardBuffers {
+  /** Gradient of the bare sums: dy * scale. */
+  readonly g: Storage;
+  readonly low: Storage;
+  readonly skip: Storage;
+  readonly weight: Storage;
+  /** Gradients that are wanted. */
+  readonly dLow?: Storage | undefined;
+  readonly dSkip?: Storage | undefined;
+  readonly dw?: Storage | undefined;
+  /** Pixels of dLow and dSkip that are wanted, and pixels of g that are not zero. */
+  readonly liveLow?: Live | undefined;
+  readonly liveSkip?: Live | undefined;
+  readonly liveY?: Live | undefined;
+}
+
+/** Records the gradients of one level. */
+export function pconvUpBackward(gpu: Gpu, s: UpShape, b: PConvUpBackwardBuffers): void {
+  const transposed = (part: "low" | "skip", run: (weightT: Storage) => void) => {
+    const taken = gpu.alloc(upWeightBytes(s, part), `pconvUp ${part} weight`);
+    upWeight(gpu, s, { part, transposed: true }, b.weight, taken);
+    run(taken);
+    gpu.free(taken);
+  };
+  const { dLow, dSkip, dw } = b;
+  if (dLow) {
+    transposed("low", (weight) => {
+      gather(gpu, lowShape(s), "forward", { src: b.g, weight, dst: dLow, live: b.liveLow });
+    });
+  }
+  if (dSkip) {
+    transposed("skip", (weight) => {
+      gather(gpu, skipShape(s), "backwardInput", { src: b.g, weight, dst: dSkip, live: b.liveSkip });
+    });
+  }
+  if (!dw) return;
+  const part = (name: "low" | "skip") => gpu.alloc(upWeightBytes(s, name), `pconvUp ${name} dw`);
+  const [low, skip] = [part("low"), part("skip")];
+  weightPass(gpu, lowShape(s), { x: b.g, dy: b.low, dw: low, live: b.liveLow });
+  weightPass(gpu, skipShape(s), { x: b.skip, dy: b.g, dw: skip, live: b.liveY });
+  upWeightBackward(gpu, s, { low, skip, dw });
+  for (const storage of [low, skip]) gpu.free(storage);
+}
