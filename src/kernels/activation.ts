@@ -75,6 +75,17 @@ ${linearMain("p.vec4s", `  let y = output[id];\n  let dy = gradient[id];\n  resu
 `,
 });
 
+export const activationBackwardInPlaceKernel = defineKernel({
+  name: "activationBackwardInPlace",
+  params: { vec4s: "u32", slope: "f32" },
+  bindings: ["read", "read_write"],
+  wgsl: ({ activation }: { readonly activation: Activation }) => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> output: array<vec4f>;           // y [N,H,W,C]
+@group(0) @binding(2) var<storage, read_write> gradient: array<vec4f>;   // dy, then dx
+${linearMain("p.vec4s", `  let y = output[id];\n  let dy = gradient[id];\n  gradient[id] = ${ACTIVATIONS[activation].backward};`)}
+`,
+});
+
 /** Records y = activation(x); `slope` is leakyRelu's. */
 export function activationForward(
   gpu: Gpu,
@@ -94,6 +105,16 @@ export function activationBackward(
   b: { readonly y: Storage; readonly dy: Storage; readonly dx: Storage },
 ): void {
   gpu.dispatch(activationBackwardKernel, { activation }, s, [b.y, b.dy, b.dx], linearGrid(s.vec4s));
+}
+
+/** The same with dx in dy's place, where nobody else needs dy: a large tensor less. */
+export function activationBackwardInPlace(
+  gpu: Gpu,
+  activation: Activation,
+  s: { readonly vec4s: number; readonly slope: number },
+  b: { readonly y: Storage; readonly gradient: Storage },
+): void {
+  gpu.dispatch(activationBackwardInPlaceKernel, { activation }, s, [b.y, b.gradient], linearGrid(s.vec4s));
 }
 
 /** Both directions in float64, channels unpadded. */

@@ -24,15 +24,21 @@ export interface PConvForwardBuffers {
   readonly bias?: Storage | undefined;
   /** What `maskUpdate` made; absent for an ordinary convolution. */
   readonly ratio?: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number } | undefined;
+  /** Pixels of y that are wanted, where not all are: [n,P,Q], not 0 there; `n` is the batch or 1. */
+  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
+  /** What tiles of y without a live pixel hold instead, [N,P,Q,K]; needs `live`. */
+  readonly base?: Storage | undefined;
+  /** Fused activation of y: max(y, 0) + slope min(y, 0); 0 is ReLU. */
+  readonly slope?: number | undefined;
 }
 
 /** Records one forward convolution. */
 export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, backend?: ConvBackend): void {
-  const { ratio } = b;
+  const { ratio, base, slope } = b;
   // Where the ratio is 0 nothing was valid, and the sum is 0 whatever the weights are.
-  const live = ratio && { mask: ratio.scale, n: ratio.n };
-  const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live };
-  gather(gpu, s, "forward", buffers, {}, backend);
+  const live = b.live ?? (ratio && { mask: ratio.scale, n: ratio.n });
+  const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live, base };
+  gather(gpu, s, "forward", buffers, { slope }, backend);
 }
 
 /** Loops over every (output, tap) pair inside the image; shared by the three references. */

@@ -99,14 +99,13 @@ export class InpaintingLoss {
     if (this.variant === "nvidia") {
       const [x, y] = [forVgg(output), forVgg(gt)];
       terms.set("valid", l1(tape, x, y, { factor: mean }));
-      this.featureTerms(tape, terms, y, [["styleOut", x]]);
+      this.featureTerms(tape, terms, y, x, null);
     } else {
       comp = composite(tape, gt, output, mask);
       terms.set("valid", l1(tape, output, gt, { factor: mean, region: "valid", mask }));
       terms.set("hole", l1(tape, output, gt, { factor: mean, region: "hole", mask }));
       if (this.vgg) {
-        const images = [["styleOut", forVgg(output)], ["styleComp", forVgg(comp)]] as const; // prettier-ignore
-        this.featureTerms(tape, terms, forVgg(gt), images);
+        this.featureTerms(tape, terms, forVgg(gt), forVgg(output), { image: forVgg(comp), mask });
       }
       terms.set("tv", this.tvTerm(tape, comp, mask));
     }
@@ -116,31 +115,30 @@ export class InpaintingLoss {
     return { total, terms, comp };
   }
 
-  /** The perceptual term over all images and one style term per image, against the truth's features. */
+  /** The perceptual term over output and composite and one style term for each, against the truth's features. */
   private featureTerms(
     tape: Tape,
     terms: Map<LossTerm, Tensor>,
     truth: Tensor,
-    images: readonly (readonly ["styleOut" | "styleComp", Tensor])[],
+    output: Tensor,
+    composite: { readonly image: Tensor; readonly mask: Mask } | null,
   ): void {
-    const vgg = this.vgg!;
-    const target = vgg.forward(tape, truth);
+    const { truth: target, images, composite: full } = this.vgg!.compare(tape, truth, [output], composite);
     const targetGrams = POOLS.map((p) => gram(tape, target[p]));
     const perceptual: Tensor[] = [];
-    for (const [name, image] of images) {
-      const features: VggFeatures = vgg.forward(tape, image);
-      const style = POOLS.map((p, i) => {
+    const style = (features: VggFeatures) => {
+      const distances = POOLS.map((p, i) => {
         const { n, h, w, c } = features[p].shape;
         perceptual.push(l1(tape, features[p], target[p], { factor: 1 / (n * h * w * c) }));
         return l1(tape, gram(tape, features[p]), targetGrams[i], { factor: 1 / (n * c * c) });
       });
-      terms.set(name, weightedSum(tape, style, one));
-    }
-    // In the order of LOSS_TERMS: the perceptual term stands before the style terms.
-    const styles = [...terms].filter(([name]) => name.startsWith("style"));
-    for (const [name] of styles) terms.delete(name);
+      return weightedSum(tape, distances, one);
+    };
+    const styleOut = style(images[0]);
+    const styleComp = full && style(full);
     terms.set("perceptual", weightedSum(tape, perceptual, perceptual.map(() => 1))); // prettier-ignore
-    for (const [name, term] of styles) terms.set(name, term);
+    terms.set("styleOut", styleOut);
+    if (styleComp) terms.set("styleComp", styleComp);
   }
 
   private tvTerm(tape: Tape, comp: Tensor, mask: Mask): Tensor {

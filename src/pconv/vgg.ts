@@ -1,8 +1,9 @@
 /** VGG16 and VGG19 up to pool3: the loss network. Its weights are fixed. */
-import { relu } from "../autograd/ops/activation.js";
+import { conv2d } from "../autograd/ops/conv2d.js";
 import { maxPool2d } from "../autograd/ops/maxPool2d.js";
+import { type HoleReach, holeReach, reachThrough } from "../autograd/ops/receptiveField.js";
 import type { Tape } from "../autograd/tape.js";
-import type { Tensor } from "../autograd/tensor.js";
+import type { Mask, Tensor } from "../autograd/tensor.js";
 import { FormatError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { Conv2d } from "../nn/layers.js";
@@ -14,6 +15,9 @@ const BLOCKS = {
   vgg16: [[0, 2], [5, 7], [10, 12, 14]],
   vgg19: [[0, 2], [5, 7], [10, 12, 14, 16]],
 } as const; // prettier-ignore
+
+/** Geometry of all its convolutions: 3x3, as large as the input. */
+const SAME = { stride: [1, 1], padding: [1, 1], dilation: [1, 1] } as const;
 
 export type VggArchitecture = keyof typeof BLOCKS;
 
@@ -76,21 +80,59 @@ export class Vgg extends Module {
 
   /** Features of an image; intermediate results are freed as early as gradients allow. */
   forward(tape: Tape, image: Tensor): VggFeatures {
-    let x = image;
+    return this.together(tape, [image], null)[0];
+  }
+
+  /**
+   * Features of a truth, of images to compare with it, and of the composite that equals the truth where the mask is 1: only
+   * what its holes reach is computed, forward and backward. The images go through the layers together, so that the truth's
+   * results need to be kept for one layer only.
+   *
+   * The composite's gradient is right in the holes alone, as far as the composite's own derivative lets it through.
+   * @param truth a constant, normalised like the others, [N,H,W,3]
+   * @param composite its mask is [N or 1,H,W], 1 = valid; fractions count as hole
+   * @throws {ShapeError} when the mask or the composite does not fit, or the truth requires a gradient
+   */
+  compare(
+    tape: Tape,
+    truth: Tensor,
+    images: readonly Tensor[],
+    composite: { readonly image: Tensor; readonly mask: Mask } | null,
+  ): { truth: VggFeatures; images: VggFeatures[]; composite: VggFeatures | null } {
+    composite?.mask.checkSingle("Vgg.compare", composite.image.shape);
+    const all = [truth, ...images, ...(composite ? [composite.image] : [])];
+    const [first, ...others] = this.together(tape, all, composite && holeReach(tape, composite.mask));
+    return { truth: first, images: others.slice(0, images.length), composite: others[images.length] ?? null };
+  }
+
+  /**
+   * Features of images layer by layer. With `reach`, the last image equals the first outside of it.
+   *
+   * A pixel that no hole reaches sees equal inputs in both, so the first image's value is copied. A hole's gradient comes from
+   * pixels that see the hole, layer by layer: what the gradient of a layer's input is outside of the reach never gets to a
+   * hole, and the composite passes nothing on but what its holes get. So dx is computed within the reach only.
+   */
+  private together(tape: Tape, images: readonly Tensor[], reach: HoleReach | null): VggFeatures[] {
+    let xs = images;
     const pools = BLOCKS[this.architecture].map((block) => {
       for (const index of block) {
-        const conv = this.convs.get(index)!.forward(tape, x);
-        const y = relu(tape, conv);
-        tape.consume(conv);
-        if (index !== block[0]) tape.consume(x); // a block's first input is the caller's image or a returned pool
-        x = y;
+        const next = reach && reachThrough(tape, reach, { kernel: 3, stride: 1, padding: 1 });
+        const ys: Tensor[] = [];
+        for (const x of xs) {
+          const last = ys.length > 0 && ys.length === xs.length - 1;
+          const known = last && reach && next ? { liveX: reach, live: next, base: ys[0] } : undefined;
+          const { weight, bias } = this.convs.get(index)!;
+          ys.push(conv2d(tape, x, weight, bias, { ...SAME, slope: 0, known }));
+          if (index !== block[0]) tape.consume(x); // a block's first inputs are the caller's images or returned pools
+        }
+        [xs, reach] = [ys, next];
       }
-      const pooled = maxPool2d(tape, x);
-      tape.consume(x);
-      x = pooled;
-      return pooled;
+      const pooled = xs.map((x) => maxPool2d(tape, x));
+      for (const x of xs) tape.consume(x);
+      if (reach) reach = reachThrough(tape, reach, { kernel: 2, stride: 2, padding: 0 });
+      return (xs = pooled);
     });
-    return { pool1: pools[0], pool2: pools[1], pool3: pools[2] };
+    return images.map((_, i) => ({ pool1: pools[0][i], pool2: pools[1][i], pool3: pools[2][i] }));
   }
 }
 

@@ -29,6 +29,7 @@ const tiles = [
 const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   activationForward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   activationBackward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
+  activationBackwardInPlace: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   batchNormForward: combine({ masked: flags }),
   batchNormSums: combine({ masked: flags }),
   batchNormBackward: combine({ masked: flags, statistics: ["all", "valid", "fixed"] }),

@@ -2,25 +2,20 @@
 import type { StateTensor } from "../../src/nn/module.js";
 import { Rng } from "../../src/pconv/rng.js";
 
-/** Indices in torchvision's `features`, and output channels. */
-const CONVOLUTIONS = [
-  [0, 4],
-  [2, 4],
-  [5, 4],
-  [7, 8],
-  [10, 8],
-  [12, 8],
-  [14, 8],
-] as const;
+/** Indices in torchvision's `features`. */
+const CONVOLUTIONS = [0, 2, 5, 7, 10, 12, 14];
 
-/** Good for `writeSafetensors` and for `new Vgg`. */
-export function tinyVggState(): Map<string, StateTensor & { toFloat32(): Float32Array }> {
+/** Good for `writeSafetensors` and for `new Vgg`; `channels` are the convolutions' outputs. */
+export function tinyVggState(
+  channels: readonly number[] = [4, 4, 4, 8, 8, 8, 8],
+): Map<string, StateTensor & { toFloat32(): Float32Array }> {
   const rng = Rng.of(11, 12);
   const state = new Map<string, StateTensor & { toFloat32(): Float32Array }>();
   const add = (name: string, shape: readonly number[], values: Float32Array) =>
     state.set(name, { dtype: "F32", shape, values, toFloat32: () => values });
   let inChannels = 3;
-  for (const [index, outChannels] of CONVOLUTIONS) {
+  for (const [i, index] of CONVOLUTIONS.entries()) {
+    const outChannels = channels[i];
     const scale = Math.sqrt(6 / (9 * inChannels));
     const weight = Float32Array.from({ length: outChannels * inChannels * 9 }, () => rng.uniform(-scale, scale));
     add(`features.${index}.weight`, [outChannels, inChannels, 3, 3], weight);

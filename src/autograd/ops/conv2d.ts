@@ -1,16 +1,34 @@
 import { ShapeError } from "../../errors.js";
+import { activationBackwardInPlace } from "../../kernels/activation.js";
 import { channelSum } from "../../kernels/channelSum.js";
 import { pconvForward } from "../../kernels/pconvForward.js";
 import { convOutputSize, type ConvShape, vec4s } from "../../kernels/shape.js";
 import type { Tape } from "../tape.js";
 import { shapeText, type Tensor } from "../tensor.js";
-import { convGradients } from "./convGradients.js";
+import { convGradients, type Live } from "./convGradients.js";
 
 /** Geometry as in PyTorch's `Conv2d`; pairs are [height, width]. */
 export interface Conv2dOptions {
   readonly stride: readonly [number, number];
   readonly padding: readonly [number, number];
   readonly dilation: readonly [number, number];
+}
+
+/** A convolution most of whose result is known. */
+export interface KnownElsewhere {
+  /** Pixels of the result that are to be computed; the others equal `base`. */
+  readonly live: Live;
+  /** A constant of the result's shape, activation included. */
+  readonly base: Tensor;
+  /** Pixels of x whose gradient is wanted; elsewhere it is zero, or not to be relied on. */
+  readonly liveX: Live;
+}
+
+export interface FusedConv2dOptions extends Conv2dOptions {
+  /** Applies max(y, 0) + slope min(y, 0) to the result: 0 is ReLU. Without it there is no activation. */
+  readonly slope?: number | undefined;
+  /** Where only part of the result needs computing; weight and bias must be constants then. */
+  readonly known?: KnownElsewhere | undefined;
 }
 
 /** @throws {ShapeError} when the weight does not fit the channels. */
@@ -26,24 +44,67 @@ export function convShape(where: string, x: Tensor, weight: Tensor, o: Conv2dOpt
   return { ...x.shape, k, kernel: [kh, kw], stride: o.stride, padding: o.padding, dilation: o.dilation };
 }
 
+/** @throws {ShapeError} for options that the result or the parameters do not fit. */
+function checkFused(o: FusedConv2dOptions, y: Tensor, parameters: readonly (Tensor | null)[]): void {
+  if (o.slope !== undefined && !(o.slope >= 0)) {
+    // The derivative is read from the sign of the result.
+    throw new ShapeError("conv2d", `expected a slope of at least 0, got ${o.slope}`, "pass 0 for ReLU");
+  }
+  if (!o.known) return;
+  const { base } = o.known;
+  if (base.requiresGrad || shapeText(base.shape) !== shapeText(y.shape)) {
+    const got = `${shapeText(base.shape)}${base.requiresGrad ? " that requires a gradient" : ""}`;
+    throw new ShapeError("conv2d", `expected a constant base of ${shapeText(y.shape)}, got ${got}`, "pass the result");
+  }
+  if (parameters.some((p) => p?.requiresGrad)) {
+    throw new ShapeError(
+      "conv2d",
+      "expected constant weights with a known result, got some that require a gradient",
+      "leave `known` out",
+    );
+  }
+}
+
 /**
- * Ordinary 2D convolution of [n,h,w,c] with a weight [kh,kw,c,k]: y = W * x + b;
- * dx = W^T * dy,  dw = x (corr) dy,  db = sum(dy).
- * @throws {ShapeError} when channels or window do not fit.
+ * Ordinary 2D convolution of [n,h,w,c] with a weight [kh,kw,c,k], and optionally an activation: y = act(W * x + b).
+ * With g = dy act'(y): dx = W^T * g,  dw = x (corr) g,  db = sum(g).
+ * @throws {ShapeError} when channels or window do not fit, or the options do not.
  */
-export function conv2d(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions): Tensor {
+export function conv2d(
+  tape: Tape,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null,
+  options: FusedConv2dOptions,
+): Tensor {
+  const { gpu } = tape;
+  const { slope, known } = options;
   const s = convShape("conv2d", x, weight, options);
   const [p, q] = convOutputSize("conv2d", s);
   const y = tape.alloc({ n: s.n, h: p, w: q, c: s.k }, "conv2d");
-  pconvForward(tape.gpu, s, { x: x.storage, weight: weight.storage, bias: bias?.storage, y: y.storage });
+  checkFused(options, y, [weight, bias]);
+  pconvForward(gpu, s, {
+    x: x.storage,
+    weight: weight.storage,
+    bias: bias?.storage,
+    y: y.storage,
+    live: known?.live,
+    base: known?.base.storage,
+    slope,
+  });
 
-  const saved = weight.requiresGrad ? [x] : [];
+  const saved = [...(weight.requiresGrad ? [x] : []), ...(slope === undefined ? [] : [y])];
   return tape.record("conv2d", bias ? [x, weight, bias] : [x, weight], y, saved, (dy) => {
-    const { dx, dw } = convGradients(tape, "conv2d", s, x, weight, dy);
+    if (slope !== undefined) {
+      // dy is this op's alone, and becomes g.
+      const activation = slope === 0 ? "relu" : "leakyRelu";
+      activationBackwardInPlace(gpu, activation, { vec4s: y.vec4s, slope }, { y: y.storage, gradient: dy.storage });
+    }
+    const { dx, dw } = convGradients(tape, "conv2d", s, x, weight, dy, { liveX: known?.liveX });
     let db: Tensor | null = null;
     if (bias?.requiresGrad) {
       db = tape.alloc(bias.shape, "conv2d.db");
-      channelSum(tape.gpu, dy.shape, { x: dy.storage, sum: db.storage });
+      channelSum(gpu, y.shape, { x: dy.storage, sum: db.storage });
     }
     return [dx, dw, db];
   });
