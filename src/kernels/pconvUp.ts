@@ -61,6 +61,8 @@ export interface PConvUpBuffers {
   readonly bias?: Storage | undefined;
   readonly ratio: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number };
   readonly y: Storage;
+  /** Fused activation of y: max(y, 0) + slope min(y, 0). */
+  readonly slope?: number | undefined;
 }
 
 /** Records one forward level. */
@@ -76,7 +78,7 @@ export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
   gpu.free(low);
   const skip = part("skip");
   const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
-  gather(gpu, skipShape(s), "forward", buffers, { accumulate: true });
+  gather(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope });
   gpu.free(skip);
 }
 

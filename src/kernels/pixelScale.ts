@@ -1,9 +1,10 @@
 /**
- * Multiplies every pixel of a gradient by one number: y[n,h,w,c] = scale[n mod Nm, h, w] * x[n,h,w,c], exactly 0 where the
- * scale is 0. Turns dy of a partial convolution into the dy of the plain convolution inside it.
+ * Gradient of a partial convolution's bare sums: g[n,h,w,c] = scale[n mod Nm, h, w] * f'(v) * dy[n,h,w,c], exactly 0 where the
+ * scale is 0. f is the activation that was fused into the layer, if any: f(v) = max(v, 0) + slope min(v, 0), whose derivative
+ * follows from the sign of y = f(v).
  *
  * Source: derivative of Liu et al. 2018, eq. 1, in W * (x.M).
- * Layout: x, y [N,H,W,C] padded to 4; scale [Nm,H,W], Nm = N or 1.
+ * Layout: dy, y, g [N,H,W,C] padded to 4; scale [Nm,H,W], Nm = N or 1.
  */
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
@@ -13,40 +14,52 @@ import { type ActivationShape, vec4s } from "./shape.js";
 
 export const pixelScaleKernel = defineKernel({
   name: "pixelScale",
-  params: { pixels: "u32", scalePixels: "u32", c4: "u32" },
-  bindings: ["read", "read", "read_write"],
-  wgsl: () => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;         // [N,H,W,C]
+  params: { pixels: "u32", scalePixels: "u32", c4: "u32", slope: "f32" },
+  bindings: ["read", "read", "read", "read_write"],
+  wgsl: ({ activated }: { readonly activated: boolean }) => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> dy: array<vec4f>;        // [N,H,W,C]
 @group(0) @binding(2) var<storage, read> scale: array<f32>;       // [Nm,H,W]
-@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;   // [N,H,W,C]
+@group(0) @binding(3) var<storage, read> y: array<vec4f>;         // [N,H,W,C]
+@group(0) @binding(4) var<storage, read_write> g: array<vec4f>;   // [N,H,W,C]
 ${linearMain(
   "p.pixels * p.c4",
   `  let s = scale[(id / p.c4) % p.scalePixels];
-  y[id] = select(vec4f(), x[id] * s, s != 0.0);`,
+  if (s == 0.0) { g[id] = vec4f(); return; }
+  g[id] = dy[id] * s${activated ? " * select(vec4f(p.slope), vec4f(1.0), y[id] > vec4f())" : ""};`,
 )}
 `,
 });
 
-/** Records y = scale * x; `scaleN` is the batch of `scale` (N or 1). */
-export function pixelScale(
-  gpu: Gpu,
-  s: ActivationShape,
-  scaleN: number,
-  b: { readonly x: Storage; readonly scale: Storage; readonly y: Storage },
-): void {
-  const params = { pixels: s.n * s.h * s.w, scalePixels: scaleN * s.h * s.w, c4: vec4s(s.c) };
-  gpu.dispatch(pixelScaleKernel, undefined, params, [b.x, b.scale, b.y], linearGrid(params.pixels * params.c4));
+export interface PixelScaleBuffers {
+  readonly dy: Storage;
+  readonly scale: Storage;
+  /** What the layer gave, where an activation is part of it. */
+  readonly activated?: { readonly y: Storage; readonly slope: number } | undefined;
+  readonly g: Storage;
+}
+
+/** Records g; `scaleN` is the batch of `scale` (N or 1). */
+export function pixelScale(gpu: Gpu, s: ActivationShape, scaleN: number, b: PixelScaleBuffers): void {
+  const sizes = { pixels: s.n * s.h * s.w, scalePixels: scaleN * s.h * s.w, c4: vec4s(s.c) };
+  gpu.dispatch(
+    pixelScaleKernel,
+    { activated: b.activated !== undefined },
+    { ...sizes, slope: b.activated?.slope ?? 1 },
+    [b.dy, b.scale, b.activated?.y ?? b.dy, b.g],
+    linearGrid(sizes.pixels * sizes.c4),
+  );
 }
 
 /** The same in float64, channels unpadded. */
 export function pixelScaleRef(
   s: ActivationShape,
-  x: ArrayLike<number>,
+  dy: ArrayLike<number>,
   scale: ArrayLike<number>,
   scaleN: number,
+  activated?: { readonly y: ArrayLike<number>; readonly slope: number },
 ): Float64Array {
-  return Float64Array.from({ length: x.length }, (_, i) => {
+  return Float64Array.from({ length: dy.length }, (_, i) => {
     const f = scale[Math.floor(i / s.c) % (scaleN * s.h * s.w)];
-    return f === 0 ? 0 : x[i] * f;
+    return f === 0 ? 0 : dy[i] * f * (activated && !(activated.y[i] > 0) ? activated.slope : 1);
   });
 }

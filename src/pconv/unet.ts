@@ -1,5 +1,5 @@
 /** The partial convolution U-Net of Liu et al. 2018, sec. 3.2, and the variants that released weights need. */
-import { leakyRelu, relu, sigmoid } from "../autograd/ops/activation.js";
+import { sigmoid } from "../autograd/ops/activation.js";
 import { maskMultiply } from "../autograd/ops/maskMultiply.js";
 import type { MaskedSource } from "../autograd/ops/pconvSums.js";
 import { resizeCanvas, resizeMaskCanvas } from "../autograd/ops/window.js";
@@ -8,7 +8,7 @@ import type { Mask, Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
 import type { PConvConvention } from "../kernels/maskUpdate.js";
-import { BatchNorm2d, Conv2d, PConv2d } from "../nn/layers.js";
+import { BatchNorm2d, Conv2d, PConv2d, type Then } from "../nn/layers.js";
 import { Module } from "../nn/module.js";
 import { Rng } from "./rng.js";
 
@@ -119,24 +119,17 @@ class PConvBlock extends Module {
   }
 
   forward(tape: Tape, x: Tensor, mask: Mask): { y: Tensor; mask: Mask } {
-    return this.finish(tape, this.conv.forward(tape, x, mask));
+    return this.conv.forward(tape, x, mask, this.then());
   }
 
   /** A decoder level: over the upsampled `low` and the skip link. */
   forwardUp(tape: Tape, low: MaskedSource, skip: MaskedSource, order: UNetConfig["concat"]): { y: Tensor; mask: Mask } {
-    return this.finish(tape, this.conv.forwardUp(tape, low, skip, order));
+    return this.conv.forwardUp(tape, low, skip, order, this.then());
   }
 
-  private finish(tape: Tape, conv: { readonly y: Tensor; readonly mask: Mask }): { y: Tensor; mask: Mask } {
-    let y = conv.y;
-    const then = (next: Tensor) => {
-      tape.consume(y);
-      y = next;
-    };
-    if (this.bn) then(this.bn.forward(tape, y, conv.mask));
-    if (this.role.activation === "relu") then(relu(tape, y));
-    else if (this.role.activation === "leakyRelu") then(leakyRelu(tape, y, LEAKY_SLOPE));
-    return { y, mask: conv.mask };
+  private then(): Then {
+    const slope = { relu: 0, leakyRelu: LEAKY_SLOPE, none: undefined }[this.role.activation];
+    return { batchNorm: this.bn, slope };
   }
 }
 

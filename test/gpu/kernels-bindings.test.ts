@@ -32,26 +32,30 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   activationBackwardInPlace: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   batchNormForward: combine({ masked: flags }),
   batchNormSums: combine({ masked: flags }),
-  batchNormBackward: combine({ masked: flags, statistics: ["all", "valid", "fixed"] }),
+  batchNormBackward: combine({ masked: flags, statistics: ["all", "valid", "fixed"], scaled: flags }),
   batchNormChunks: combine({ validOnly: flags }),
   channelAffine: combine({ shifted: flags }),
   channelSum: combine({ weighted: flags }),
   l1Forward: combine({ region: ["all", "valid", "hole"] }),
   l1Backward: combine({ region: ["all", "valid", "hole"] }),
   maskUpdate: combine({ convention: ["paper", "pytorch", "keras"], biased: flags }),
-  pconvForward: combine({ tile: tiles, masked: flags, biased: flags }).map(({ tile, ...rest }) => ({
-    ...(tile as object),
-    ...rest,
-  })),
-  pconvBackwardInput: tiles,
-  pconvBackwardWeight: combine({ in4: [1, 2], out4: [1, 2] }),
+  gatherRegister: tiles,
+  gatherSubgroup: [
+    { lanes: 8, lanesK: 8, pixels: 16 },
+    { lanes: 8, lanesK: 4, pixels: 8 },
+    { lanes: 16, lanesK: 8, pixels: 8 },
+  ],
+  pixelScale: combine({ activated: flags }),
+  upWeight: combine({ part: ["low", "skip"], transposed: flags }),
+  weightRegister: combine({ in4: [1, 2], out4: [1, 2] }),
+  weightSubgroup: [{ lanes: 4 }, { lanes: 8 }, { lanes: 16 }],
   totalVariationForward: combine({ region: ["all", "inside", "product"] }),
   totalVariationBackward: combine({ region: ["all", "inside", "product"] }),
   weightedSum: combine({ both: flags }),
   window: combine({ vectors: flags }),
 };
 
-const files = readdirSync(folder).filter((name) => name.endsWith(".ts"));
+const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
 const modules = await Promise.all(
   files.map(async (name) => (await import(new URL(name, folder).href)) as Record<string, unknown>),
 );

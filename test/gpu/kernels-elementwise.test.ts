@@ -138,9 +138,16 @@ describe("masks", () => {
         const x = nanInHoles(draw.floats(floatsOf(s)), s.c, valid);
         await withScratch(gpu(), async (t) => {
           const y = t.outActivation("y", pixelsOf(s), s.c);
-          pixelScale(gpu(), s, scaleN, { x: t.activation(x, s.c), scale: t.floats(scale), y: y.storage });
+          const given = { dy: t.activation(x, s.c), scale: t.floats(scale), g: y.storage };
+          pixelScale(gpu(), s, scaleN, given);
           const want = pixelScaleRef(s, x, scale, scaleN);
-          expectClose("y", (await t.read(y))[0], want, rounding(abs(want), 2), draw.seed);
+          expectClose("g", (await t.read(y))[0], want, rounding(abs(want), 2), draw.seed);
+          for (const slope of [0, 0.2]) {
+            const activated = draw.floats(floatsOf(s));
+            pixelScale(gpu(), s, scaleN, { ...given, activated: { y: t.activation(activated, s.c), slope } });
+            const through = pixelScaleRef(s, x, scale, scaleN, { y: activated, slope });
+            expectClose(`g ${slope}`, (await t.read(y))[0], through, rounding(abs(through), 3), draw.seed);
+          }
         });
       }
   });

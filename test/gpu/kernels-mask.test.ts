@@ -85,7 +85,7 @@ async function checkLayer({ s, spec, groupOf, maskN, holes, fractions }: Layer, 
     });
     const out = { n: s.n, h: p, w: q, c: s.k };
     const dyScaled = t.outActivation("scale dy", outputs, s.k);
-    pixelScale(gpu(), out, maskN, { x: dyBuffer, scale: scale.storage, y: dyScaled.storage });
+    pixelScale(gpu(), out, maskN, { dy: dyBuffer, scale: scale.storage, g: dyScaled.storage });
     const weightT = t.outWeight("weightT", taps, s.k, s.c);
     transposeWeight(gpu(), s, weightBuffer, weightT.storage);
     const dxm = t.outActivation("d(x.M)", pixels, s.c);

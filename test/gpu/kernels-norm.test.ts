@@ -58,7 +58,10 @@ function magnitudes(s: ActivationShape, o: BackwardInput) {
   const raw = (i: number, c: number) => (Math.abs(o.x[i] - o.mean[c]) || 0) * invStd[c];
   return {
     y: each((i, c) => xhat(i) * o.gamma[c] + Math.abs(o.beta[c])),
-    dx: each((i, c) => o.gamma[c] * invStd[c] * (g(i) + share * (dbeta[c] + raw(i, c) * dgamma[c]))),
+    dx: each((i, c) => {
+      const factor = o.scaled ? o.mask![Math.floor(i / s.c) % o.mask!.length] : 1;
+      return factor * o.gamma[c] * invStd[c] * (g(i) + share * (dbeta[c] + raw(i, c) * dgamma[c]));
+    }),
     dbeta,
     dgamma,
   };
@@ -75,6 +78,10 @@ describe("batch normalisation", () => {
         const pixels = s.n * s.h * s.w;
         const maskN = shared ? 1 : s.n;
         const mask = draw.mask(maskN * s.h * s.w, holes);
+        // An activation may follow; with `scaled` the mask is a layer's ratio, whose values multiply dx.
+        const slope = draw.pick([1, 0, 0.2]);
+        const scaled = draw.pick([false, true]);
+        if (scaled) mask.forEach((v, at) => (mask[at] = v * (1 + (at % 7))));
         const counted = statistics === "valid" ? mask : undefined;
         const zeroed = masked ? mask : undefined;
         // A mean far from zero costs naive one-pass variances all their digits.
@@ -97,6 +104,7 @@ describe("batch normalisation", () => {
           const xBuffer = t.activation(x, s.c);
           const maskBuffer = t.floats(mask);
           const gammaBuffer = t.activation(gamma, s.c);
+          const betaBuffer = t.activation(beta, s.c);
           const statsOut = t.outActivation("stats", 3, s.c);
           if (statistics !== "fixed") {
             const running = [mean0, var0].map((v) => t.activation(v, s.c));
@@ -137,19 +145,20 @@ describe("batch normalisation", () => {
             x: xBuffer,
             stats: statsBuffer,
             gamma: gammaBuffer,
-            beta: t.activation(beta, s.c),
+            beta: betaBuffer,
             mask: zeroed && maskBuffer,
             y: y.storage,
-          });
+          }, slope); // prettier-ignore
           batchNormBackward(
             gpu(),
             s,
-            { statistics, masked, maskN },
+            { statistics, masked, maskN, slope, scaled },
             {
               x: xBuffer,
               dy: t.activation(dy, s.c),
               stats: statsBuffer,
               gamma: gammaBuffer,
+              beta: betaBuffer,
               mask: maskBuffer,
               sums: sums.storage,
               dx: dx.storage,
@@ -166,10 +175,11 @@ describe("batch normalisation", () => {
             gamma,
             beta,
             maskN,
+            slope,
           };
           const yRef = batchNormForwardRef(s, { ...o, mask: zeroed });
-          const back = batchNormBackwardRef(s, { ...o, mask, dy, statistics, masked, count: used.count });
-          const size = magnitudes(s, { ...o, mask, dy, statistics, masked, count: used.count });
+          const back = batchNormBackwardRef(s, { ...o, mask, dy, statistics, masked, scaled, count: used.count });
+          const size = magnitudes(s, { ...o, mask, dy, statistics, masked, scaled, count: used.count });
           expectClose("y", yGot, yRef, rounding(size.y, 8), draw.seed);
           expectClose("dbeta", sumsGot.subarray(0, s.c), back.dbeta, rounding(size.dbeta), draw.seed);
           expectClose("dgamma", sumsGot.subarray(s.c), back.dgamma, rounding(size.dgamma), draw.seed);

@@ -1,9 +1,12 @@
+import type { Storage } from "../../gpu/pool.js";
+import { activationBackward } from "../../kernels/activation.js";
 import { channelSum } from "../../kernels/channelSum.js";
-import { pixelScale } from "../../kernels/pixelScale.js";
 import type { PConvConvention } from "../../kernels/maskUpdate.js";
+import { pixelScale } from "../../kernels/pixelScale.js";
 import type { Tape } from "../tape.js";
-import type { Mask, Tensor } from "../tensor.js";
+import type { Mask, MaskRatio, Tensor } from "../tensor.js";
 import type { Conv2dOptions } from "./conv2d.js";
+import { type BatchNormOptions, type BatchNormTensors, normalize, normalizeBackward, statistics } from "./normalize.js";
 import { pconvRatio } from "./pconvRatio.js";
 import { type MaskedSource, type PConvSums, sumsOf, sumsOfTwo, sumsSize } from "./pconvSums.js";
 
@@ -14,47 +17,113 @@ export interface PConvRule {
   readonly multiChannel: boolean;
 }
 
-export interface PConv2dOptions extends Conv2dOptions, PConvRule {}
+/** What follows the convolution in one level of a network; fused with it. */
+export interface PConvTail {
+  /** Batch norm over the new mask's valid pixels or all, with exact zeros in its holes. */
+  readonly batchNorm?: { readonly tensors: BatchNormTensors; readonly options: BatchNormOptions } | null;
+  /** Activation max(v, 0) + slope min(v, 0): 0 is ReLU; none by default. A slope of an activation is 0 or positive. */
+  readonly slope?: number | undefined;
+}
 
-/**
- * y = scale sums + biasScale b. With g = dy * scale the gradient of the sums; db = sum(dy * biasScale).
- */
+export interface PConv2dOptions extends Conv2dOptions, PConvRule, PConvTail {}
+
+interface Layer {
+  readonly sums: PConvSums;
+  readonly weight: Tensor;
+  readonly bias: Tensor | null;
+  readonly ratio: MaskRatio;
+}
+
+/** Sums, ratio and bias into a new tensor. */
+function convolve(tape: Tape, { sums, bias, ratio }: Layer, slope?: number): Tensor {
+  const [h, w] = sumsSize(sums);
+  const y = tape.alloc({ n: sums.shape.n, h, w, c: sums.shape.k }, "pconv2d");
+  sums.forward(tape.gpu, { y: y.storage, bias: bias?.storage, ratio, slope });
+  return y;
+}
+
+/** Gradient of the bias: sum(dy * biasScale). */
+function biasGradient(tape: Tape, { bias, ratio }: Layer, dy: Tensor): Tensor | null {
+  if (!bias?.requiresGrad) return null;
+  const db = tape.alloc(bias.shape, "pconv2d.db");
+  channelSum(tape.gpu, dy.shape, { x: dy.storage, weight: ratio.biasScale, sum: db.storage }, ratio.n);
+  return db;
+}
+
+/** g = scale * f'(v) * dy, the gradient of the bare sums. */
+function sumsGradient(tape: Tape, { ratio }: Layer, dy: Tensor, activated?: { y: Storage; slope: number }): Tensor {
+  const g = tape.alloc(dy.shape, "pconv2d.g");
+  pixelScale(tape.gpu, dy.shape, ratio.n, { dy: dy.storage, scale: ratio.scale, activated, g: g.storage });
+  return g;
+}
+
+/** y = f(scale sums + biasScale b). */
+function withActivation(tape: Tape, layer: Layer, slope: number | undefined): Tensor {
+  const { sums, weight, bias, ratio } = layer;
+  const y = convolve(tape, layer, slope);
+  const inputs = [...sums.sources, weight, ...(bias ? [bias] : [])];
+  const saved = [...(weight.requiresGrad ? sums.sources : []), ...(slope === undefined ? [] : [y])];
+  return tape.record("pconv2d", inputs, y, saved, (dy) => {
+    let dv = dy;
+    if (bias?.requiresGrad && slope !== undefined) {
+      dv = tape.alloc(dy.shape, "pconv2d.dv");
+      const buffers = { y: y.storage, dy: dy.storage, dx: dv.storage };
+      activationBackward(tape.gpu, "leakyRelu", { vec4s: y.vec4s, slope }, buffers);
+    }
+    const fused = dv === dy && slope !== undefined ? { y: y.storage, slope } : undefined;
+    const g = sumsGradient(tape, layer, dv, fused);
+    const { dx, dw } = sums.backward(g, ratio);
+    const db = biasGradient(tape, layer, dv);
+    tape.release(g.storage);
+    if (dv !== dy) tape.release(dv.storage);
+    return [...dx, dw, db];
+  });
+}
+
+/** y = f(batchNorm(scale sums + biasScale b)). What stands between convolution and batch norm is kept for the backward pass. */
+function withBatchNorm(tape: Tape, layer: Layer, batchNorm: NonNullable<PConvTail["batchNorm"]>, slope = 1): Tensor {
+  const { sums, weight, bias, ratio } = layer;
+  const { tensors, options } = batchNorm;
+  // The ratio is 0 exactly in the holes of the new mask: it serves as their mask, and as the factor of the gradient.
+  const n = { tensors, options, valid: { mask: ratio.scale, n: ratio.n }, slope };
+  const z = convolve(tape, layer);
+  const stats = statistics(tape, z, n);
+  const y = normalize(tape, z, stats, n);
+  const inputs = [...sums.sources, weight, ...(bias ? [bias] : []), tensors.gamma, tensors.beta];
+  const saved = [...(weight.requiresGrad ? sums.sources : []), z.storage, stats];
+  return tape.record("pconv2d", inputs, y, saved, (dy) => {
+    const scaled = !bias?.requiresGrad;
+    const { dx: dz, dgamma, dbeta } = normalizeBackward(tape, z, stats, n, dy, scaled);
+    const g = scaled ? dz : sumsGradient(tape, layer, dz);
+    const db = biasGradient(tape, layer, dz);
+    const { dx, dw } = sums.backward(g, ratio);
+    if (g !== dz) tape.release(g.storage);
+    tape.release(dz.storage);
+    return [...dx, dw, ...(bias ? [db] : []), dgamma, dbeta];
+  });
+}
+
 function finish(
   tape: Tape,
   sums: PConvSums,
   weight: Tensor,
   bias: Tensor | null,
-  rule: PConvRule,
+  o: PConvRule & PConvTail,
 ): { y: Tensor; mask: Mask } {
-  const { gpu } = tape;
-  const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...rule, biased: bias !== null });
-  const [h, w] = sumsSize(sums);
-  const y = tape.alloc({ n: sums.shape.n, h, w, c: sums.shape.k }, "pconv2d");
-  sums.forward(gpu, { y: y.storage, bias: bias?.storage, ratio });
-  // With PConv-Keras' convention the bias fills the holes.
-  if (!bias || rule.convention !== "keras") y.zeroUnder = ratio.mask;
-
-  const inputs = [...sums.sources, weight, ...(bias ? [bias] : [])];
-  const saved = weight.requiresGrad ? sums.sources : [];
-  tape.record("pconv2d", inputs, y, saved, (dy) => {
-    const g = tape.alloc(dy.shape, "pconv2d.g");
-    pixelScale(gpu, dy.shape, ratio.n, { x: dy.storage, scale: ratio.scale, y: g.storage });
-    const { dx, dw } = sums.backward(g, ratio);
-    tape.release(g.storage);
-    let db: Tensor | null = null;
-    if (bias?.requiresGrad) {
-      db = tape.alloc(bias.shape, "pconv2d.db");
-      channelSum(gpu, dy.shape, { x: dy.storage, weight: ratio.biasScale, sum: db.storage }, ratio.n);
-    }
-    return [...dx, dw, db];
-  });
+  const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...o, biased: bias !== null });
+  const layer = { sums, weight, bias, ratio };
+  const { batchNorm } = o;
+  const y = batchNorm ? withBatchNorm(tape, layer, batchNorm, o.slope) : withActivation(tape, layer, o.slope);
+  // With PConv-Keras' convention the bias fills the holes; batch norm empties them again if it is asked to.
+  const empty = batchNorm ? batchNorm.options.holes === "zero" : !bias || o.convention !== "keras";
+  if (empty) y.zeroUnder = ratio.mask;
   return { y, mask: ratio.mask };
 }
 
 /**
  * Partial convolution (Liu et al. 2018, eq. 1-2): y = (W * (x.M)) sum(1)/sum(M) + b where any input is valid, else 0, and the
- * new mask. Without a mask every pixel inside the image is valid and only the padding is hole ("partial convolution based
- * padding", Liu et al. 2018b); x is then used as it is.
+ * new mask; then batch norm and activation where the options ask for them. Without a mask every pixel inside the image is
+ * valid and only the padding is hole ("partial convolution based padding", Liu et al. 2018b); x is then used as it is.
  * @throws {ShapeError} when channels, window or mask do not fit.
  */
 export function pconv2d(
@@ -80,7 +149,7 @@ export function pconv2dUp(
   order: "up-skip" | "skip-up",
   weight: Tensor,
   bias: Tensor | null,
-  rule: PConvRule,
+  options: PConvRule & PConvTail,
 ): { y: Tensor; mask: Mask } {
-  return finish(tape, sumsOfTwo(tape, low, skip, order, weight), weight, bias, rule);
+  return finish(tape, sumsOfTwo(tape, low, skip, order, weight), weight, bias, options);
 }

@@ -15,11 +15,12 @@ import { convGradients, type Live } from "./convGradients.js";
 import { maskMultiply } from "./maskMultiply.js";
 import { joinMasks } from "./upsample.js";
 
-/** What the layer does with the sums: y = scale sums + biasScale bias. */
+/** What the layer does with the sums: y = f(scale sums + biasScale bias), f(v) = max(v, 0) + slope min(v, 0). */
 export interface SumsTarget {
   readonly y: Storage;
   readonly bias: Storage | undefined;
   readonly ratio: MaskRatio;
+  readonly slope: number | undefined;
 }
 
 export interface PConvSums {
@@ -46,8 +47,8 @@ export function sumsOf(tape: Tape, x: Tensor, mask: Mask | null, weight: Tensor,
     shape,
     sources: [source],
     mask: valid,
-    forward: (gpu, { y, bias, ratio }) =>
-      pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, bias, ratio, y }),
+    forward: (gpu, { y, bias, ratio, slope }) =>
+      pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, bias, ratio, slope, y }),
     backward(g, ratio) {
       const live = { liveX: wanted(source), liveY: { mask: ratio.scale, n: ratio.n } };
       const { dx, dw } = convGradients(tape, "pconv2d", shape, source, weight, g, live);
@@ -98,8 +99,16 @@ export function sumsOfTwo(
     shape: { n, h, w, c: channels, k, kernel: [3, 3], stride: one, padding: one, dilation: one },
     sources: [lowX, skipX],
     mask,
-    forward: (gpu, { y, bias, ratio }) =>
-      pconvUpForward(gpu, up, { low: lowX.storage, skip: skipX.storage, weight: weight.storage, bias, ratio, y }),
+    forward: (gpu, { y, bias, ratio, slope }) =>
+      pconvUpForward(gpu, up, {
+        low: lowX.storage,
+        skip: skipX.storage,
+        weight: weight.storage,
+        bias,
+        ratio,
+        slope,
+        y,
+      }),
     backward(g, ratio) {
       const gradient = (x: Tensor) => (x.requiresGrad ? tape.alloc(x.shape, "pconv2dUp.dx") : null);
       const [dLow, dSkip] = [gradient(lowX), gradient(skipX)];
