@@ -33,16 +33,19 @@ export const adamKernel = defineKernel({
     stepSize: "f32",
     rootScale: "f32",
     eps: "f32",
+    guarded: "u32",
   },
-  bindings: ["read", "read_write", "read_write", "read_write"],
+  bindings: ["read", "read", "read_write", "read_write", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> gradient: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> parameter: array<vec4f>;
-@group(0) @binding(3) var<storage, read_write> first: array<vec4f>;     // m
-@group(0) @binding(4) var<storage, read_write> second: array<vec4f>;    // v
+@group(0) @binding(2) var<storage, read> guard: array<u32>;             // see lossGuard
+@group(0) @binding(3) var<storage, read_write> parameter: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> first: array<vec4f>;     // m
+@group(0) @binding(5) var<storage, read_write> second: array<vec4f>;    // v
 ${linearMain(
   "p.vec4s",
-  `  let g = gradient[id];
+  `  if (p.guarded != 0u && guard[0] != 0u) { return; }
+  let g = gradient[id];
   let m = p.beta1 * first[id] + p.rest1 * g;
   let v = p.beta2 * second[id] + p.rest2 * g * g;
   first[id] = m;
@@ -57,6 +60,8 @@ export interface AdamBuffers {
   readonly gradient: Storage;
   readonly m: Storage;
   readonly v: Storage;
+  /** Given: nothing changes once `lossGuard` has set it. */
+  readonly guard?: Storage | undefined;
 }
 
 /** Records one step on `vec4s` vec4s. */
@@ -70,8 +75,10 @@ export function adam(gpu: Gpu, vec4s: number, o: AdamStep, b: AdamBuffers): void
     stepSize: o.lr / (1 - o.beta1 ** o.t),
     rootScale: 1 / Math.sqrt(1 - o.beta2 ** o.t),
     eps: o.eps,
+    guarded: Number(b.guard !== undefined),
   };
-  gpu.dispatch(adamKernel, undefined, params, [b.gradient, b.parameter, b.m, b.v], linearGrid(vec4s));
+  const buffers = [b.gradient, b.guard ?? b.gradient, b.parameter, b.m, b.v];
+  gpu.dispatch(adamKernel, undefined, params, buffers, linearGrid(vec4s));
 }
 
 /** The same in float64, in place. */

@@ -42,8 +42,11 @@ export class Adam {
     });
   }
 
-  /** Updates every parameter that has a gradient, and clears the gradients. */
-  step(): void {
+  /**
+   * Updates every parameter that has a gradient, and clears the gradients.
+   * @param guard given: the device leaves everything as it is once this has been set (see the kernel `lossGuard`)
+   */
+  step(guard?: Storage): void {
     this.steps++;
     const [beta1, beta2] = this.betas;
     const options = { lr: this.lr, beta1, beta2, eps: this.eps, t: this.steps };
@@ -54,6 +57,7 @@ export class Adam {
         gradient: parameter.grad.storage,
         m,
         v,
+        guard,
       });
     }
     this.zeroGrad();

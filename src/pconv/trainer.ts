@@ -2,6 +2,8 @@
 import { Tape } from "../autograd/tape.js";
 import type { Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
+import type { Storage } from "../gpu/pool.js";
+import { GUARD_BYTES, lossGuard, readGuard } from "../kernels/lossGuard.js";
 import { Adam } from "../optim/adam.js";
 import type { InpaintingLoss, LossTerm } from "./loss.js";
 import type { MaskPicture, MaskSource, Picture, PictureSource } from "./picture.js";
@@ -34,6 +36,12 @@ export interface StepReport {
   readonly lr: number;
 }
 
+/**
+ * Steps that may wait on the device when nobody reads their loss. The device is never idle with two; more would only hold the
+ * memory of their uploads.
+ */
+const MAX_IN_FLIGHT = 2;
+
 interface Sample {
   readonly picture: Picture;
   readonly mask: MaskPicture;
@@ -48,9 +56,19 @@ export class Trainer {
   /** Steps taken. */
   step = 0;
   private prefetcher: Prefetcher<Sample> | null = null;
+  /** Set by the device at the first loss that is not finite. */
+  private readonly guard: Storage;
+  private readonly inFlight: Promise<unknown>[] = [];
 
   constructor(readonly config: TrainerConfig) {
+    const { gpu } = config.model;
     this.optimizer = new Adam(config.model.namedParameters(), { lr: config.lr });
+    this.guard = gpu.alloc(GUARD_BYTES, "loss guard");
+    this.clearGuard();
+  }
+
+  private clearGuard(): void {
+    this.config.model.gpu.write(this.guard, new Uint32Array(GUARD_BYTES / 4));
   }
 
   private sample(index: number): Promise<Sample> {
@@ -75,10 +93,18 @@ export class Trainer {
   }
 
   /**
-   * One step: batch, forward, loss, backward, Adam; one readback for the report.
-   * @throws {UserError} when the loss is not finite; the parameters are then those of the step before.
+   * One step: batch, forward, loss, backward, Adam, all in one submit; one readback for the report.
+   *
+   * With `report: false` nothing is read back and the host goes on while the device works. A loss that is not finite is found
+   * all the same: from that step on the device changes no parameter, and the next step with a report, or
+   * {@link checkFinite}, throws.
+   * @returns null without a report
+   * @throws {UserError} when a loss is not finite, naming its step; parameters, optimizer and `step` are then those of the step
+   * before. Batch norm's running statistics have seen the later batches. The next call goes on with the next pictures.
    */
-  async trainStep(): Promise<StepReport> {
+  async trainStep(): Promise<StepReport>;
+  async trainStep(o: { readonly report: boolean }): Promise<StepReport | null>;
+  async trainStep({ report = true }: { readonly report?: boolean } = {}): Promise<StepReport | null> {
     const { model, loss, imageSize: size, batchSize: n } = this.config;
     const { pixels, valid } = await this.batch();
     const { gpu } = model;
@@ -86,35 +112,68 @@ export class Trainer {
     model.freezeEncoderBatchNorm(this.config.freezeEncoderBatchNorm);
     const tape = new Tape(gpu);
     try {
+      // A write submits what was recorded before it: both uploads come first.
       const truth = tape.upload({ n, h: size, w: size, c: 3 }, pixels, "truth");
       const mask = tape.uploadMask({ n, h: size, w: size }, valid);
       const { output } = model.forward(tape, truth, mask);
       const { total, terms } = loss.forward(tape, output, truth, mask);
       tape.backward(total);
-      const scalars: [LossTerm | "total", Tensor][] = [["total", total], ...terms];
-      const values = await gpu.read(...scalars.map(([, t]) => t.storage));
-      const report = Object.fromEntries(scalars.map(([name], i) => [name, values[i][0]]));
-      const bad = Object.entries(report).find(([, v]) => !Number.isFinite(v));
-      if (bad) {
-        throw new UserError(
-          `step ${this.step + 1}`,
-          `expected a finite loss, got ${bad[0]} = ${bad[1]}`,
-          "resume from the last checkpoint with a smaller --lr",
-        );
-      }
-      this.optimizer.step();
+      lossGuard(gpu, this.step + 1, { loss: total.storage, guard: this.guard });
+      this.optimizer.step(this.guard);
       this.step++;
-      const { total: sum, ...parts } = report;
-      return { step: this.step, loss: sum, terms: parts, lr: this.optimizer.lr };
+      if (!report) {
+        gpu.flush();
+        await this.throttle();
+        return null;
+      }
+      const [guard, sum, ...parts] = await gpu.read(
+        this.guard,
+        total.storage,
+        ...[...terms.values()].map((t: Tensor) => t.storage),
+      );
+      this.inFlight.length = 0; // the readback came after all of them
+      this.check(guard);
+      const values = [...terms.keys()].map((name, i): [LossTerm, number] => [name, parts[i][0]]);
+      return { step: this.step, loss: sum[0], terms: Object.fromEntries(values), lr: this.optimizer.lr };
     } finally {
       this.optimizer.zeroGrad();
       tape.dispose();
     }
   }
 
+  /** Waits until the device has only a few steps ahead of it. */
+  private async throttle(): Promise<void> {
+    const { queue } = this.config.model.gpu.device;
+    this.inFlight.push(queue.onSubmittedWorkDone().catch(() => undefined)); // a lost device shows at the next dispatch
+    if (this.inFlight.length > MAX_IN_FLIGHT) await this.inFlight.shift();
+  }
+
+  /**
+   * Makes sure that the losses of all steps so far were finite: before saving what steps without a report have made.
+   * @throws {UserError} as {@link trainStep} does
+   */
+  async checkFinite(): Promise<void> {
+    const [guard] = await this.config.model.gpu.read(this.guard);
+    this.check(guard);
+  }
+
+  private check(guard: Float32Array): void {
+    const bad = readGuard(guard);
+    if (!bad) return;
+    this.optimizer.steps -= this.step - (bad.step - 1);
+    this.step = bad.step - 1;
+    this.clearGuard();
+    throw new UserError(
+      `step ${bad.step}`,
+      `expected a finite loss, got total = ${bad.loss}`,
+      "resume from the last checkpoint with a smaller --lr",
+    );
+  }
+
   /** Stops fetching ahead and frees the optimizer; the model stays. */
   async close(): Promise<void> {
     await this.prefetcher?.close();
     this.optimizer.free();
+    this.config.model.gpu.free(this.guard);
   }
 }

@@ -29,6 +29,7 @@ export interface TrainOptions {
   readonly steps: number;
   readonly stepsPerEpoch: number;
   readonly saveEvery: number;
+  readonly logEvery: number;
   readonly lr: number;
   readonly seed: number;
   readonly precision: "f32";
@@ -144,6 +145,12 @@ export function trainCommand(): Command {
       "steps between checkpoints, samples and validation (default: a twentieth of the run, 25 to 1000)",
       integer(1),
     )
+    .option(
+      "--log-every <n>",
+      "steps between two lines of the log; each makes the computer wait for the adapter, and a loss that is not finite is found at the next",
+      integer(1),
+      1,
+    )
     .option("--lr <rate>", "learning rate (default: 1e-4; paper: 2e-4; finetune: 5e-5)", above(0))
     .addOption(
       new Option("--preset <name>", "defaults of the Keras implementation or of the paper")
@@ -152,7 +159,7 @@ export function trainCommand(): Command {
     )
     .option("--seed <n>", "equal seeds give equal runs", integer(0), 1)
     .addOption(new Option("--precision <type>", "arithmetic").choices(["f32"]).default("f32"))
-    .option("--json", "a line of JSON for each step on stdout")
+    .option("--json", "a line of JSON for each logged step on stdout")
     .option("--debug", "show stack traces")
     .addHelpText(
       "after",
@@ -163,9 +170,9 @@ Examples:
   pconv-train --resume --name mine
   pconv-train --stage finetune --checkpoint runs/mine/step-00500000 --train photos/train --vgg-path vgg16-397923af.pth
 
-A run's folder holds config.json, log.jsonl (one line a step), TensorBoard events, samples/ (masked | output | composite |
-truth) and the checkpoints step-*/: the last three, and the best one by validation PSNR, or by training loss without
---validation. Ctrl-C saves a checkpoint and exits with 130; a killed run resumes from its last checkpoint, bit for bit.
+A run's folder holds config.json, log.jsonl (one line a step, or as --log-every says), TensorBoard events, samples/
+(masked | output | composite | truth) and the checkpoints step-*/: the last three, and the best one by validation PSNR, or
+by the logged training losses without --validation. Ctrl-C saves a checkpoint and exits with 130; a killed run resumes from its last checkpoint, bit for bit.
 
 Lines of --json (terms that the run leaves out are 0):
   {"step","epoch","loss","terms":{"valid","hole","perceptual","styleOut","styleComp","tv"},"lr","imagesPerSecond"}`,
@@ -218,6 +225,7 @@ export function invocation(command: Command): Invocation {
     steps,
     stepsPerEpoch,
     saveEvery: number("saveEvery", Math.min(1000, Math.max(25, Math.ceil(steps / 20)))),
+    logEvery: number("logEvery", 1),
     lr: number("lr", finetune ? 5e-5 : paper ? 2e-4 : 1e-4),
     seed: number("seed", 1),
     precision: "f32",

@@ -73,20 +73,34 @@ export class Reporter {
     }
   }
 
-  step(report: StepReport): void {
+  /** Counts a step, and logs it where there is a report of it. */
+  step(step: number, report: StepReport | null): void {
     const now = performance.now();
     this.done++;
     this.counted++;
     const elapsed = (now - this.since) / 1000;
     const imagesPerSecond = (this.counted * this.o.batchSize) / Math.max(1e-9, elapsed - this.pausedMs / 1000);
-    const left = duration((elapsed / this.counted) * (this.o.total - report.step));
+    const left = duration((elapsed / this.counted) * (this.o.total - step));
     if (this.done === 1) {
       // Kernels compile during the first step: it says nothing about the others.
       this.counted = 0;
       this.since = now;
     }
-    const epoch = Math.floor((report.step - 1) / this.o.stepsPerEpoch) + 1;
+    this.shown = { ...this.shown, speed: imagesPerSecond.toPrecision(3), left };
+    if (report) this.log(report, imagesPerSecond);
+    this.bar?.update(step, this.shown);
+    if (now - this.lastLine < LINE_SECONDS * 1000) return;
+    this.lastLine = now;
+    this.events.flush();
+    if (!this.bar)
+      console.error(
+        `step ${step}/${this.o.total} loss ${this.shown.loss} | ${this.shown.speed} images/s | ETA ${left}`,
+      );
+  }
+
+  private log(report: StepReport, imagesPerSecond: number): void {
     const { step, loss, lr } = report;
+    const epoch = Math.floor((step - 1) / this.o.stepsPerEpoch) + 1;
     // All six, whatever the run leaves out; what is left out adds nothing to the loss.
     const terms = Object.fromEntries(LOSS_TERMS.map((name) => [name, report.terms[name] ?? 0]));
     // The log holds nothing that depends on the clock: a resumed run writes the same lines.
@@ -98,15 +112,7 @@ export class Reporter {
       this.events.scalar(`loss/${name}`, value, step, wallSeconds);
     this.events.scalar("learningRate", lr, step, wallSeconds);
     this.events.scalar("imagesPerSecond", imagesPerSecond, step, wallSeconds);
-    this.shown = { loss: loss.toPrecision(4), speed: imagesPerSecond.toPrecision(3), left };
-    this.bar?.update(step, this.shown);
-    if (now - this.lastLine < LINE_SECONDS * 1000) return;
-    this.lastLine = now;
-    this.events.flush();
-    if (!this.bar)
-      console.error(
-        `step ${step}/${this.o.total} loss ${this.shown.loss} | ${this.shown.speed} images/s | ETA ${left}`,
-      );
+    this.shown.loss = loss.toPrecision(4);
   }
 
   /** A measured value beside the losses, such as the validation PSNR. */

@@ -232,11 +232,13 @@ async function trainLoop(loop: Loop): Promise<void> {
   let saved = state.step;
   if (state.due) await reporter.pause(() => milestone(loop));
   while (state.step < o.steps && stop.signal === null) {
-    const report = await trainer.trainStep();
-    state.step = report.step;
-    state.interval.sum += report.loss;
-    state.interval.count++;
-    reporter.step(report);
+    const report = await trainer.trainStep({ report: (state.step + 1) % o.logEvery === 0 });
+    state.step = trainer.step;
+    if (report) {
+      state.interval.sum += report.loss;
+      state.interval.count++;
+    }
+    reporter.step(state.step, report);
     if (state.step % o.saveEvery === 0 || state.step === o.steps) {
       await reporter.pause(() => milestone(loop));
       saved = state.step;
@@ -250,7 +252,8 @@ async function trainLoop(loop: Loop): Promise<void> {
 async function milestone(loop: Loop): Promise<void> {
   const { o, folder, trainer, state, sources, reporter } = loop;
   const { model } = trainer.config;
-  const mean = state.interval.sum / Math.max(1, state.interval.count);
+  await trainer.checkFinite();
+  const mean = state.interval.sum / state.interval.count; // NaN, and never the best, where no step was logged
   let measured = { score: -mean, of: "training loss" };
   if (sources.validation) {
     const count = Math.min(VALIDATION_IMAGES, sources.validation.length);
@@ -297,6 +300,7 @@ async function measureTest(loop: Loop): Promise<void> {
 }
 
 async function save({ folder, trainer, state }: Loop): Promise<void> {
+  await trainer.checkFinite();
   const files = {
     [MODEL]: await unetToSafetensors(trainer.config.model, { step: String(state.step) }),
     [OPTIMIZER]: writeSafetensors(await trainer.optimizer.stateDict()),

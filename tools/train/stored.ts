@@ -53,6 +53,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   steps: integer(1),
   stepsPerEpoch: integer(1),
   saveEvery: integer(1),
+  logEvery: integer(1),
   lr: number("a number above 0", (v) => v > 0),
   seed: integer(0),
   precision: oneOf("f32"),
@@ -77,6 +78,7 @@ const CHANGEABLE: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(
   "vggPath",
   "steps",
   "saveEvery",
+  "logEvery",
   "lr",
 ]);
 const PATHS: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(["train", "masks", "checkpoint"]);
@@ -112,8 +114,9 @@ export function resumedOptions(
   call: Invocation,
   where: string,
 ): TrainOptions {
-  checkKeys(stored, OPTIONS, where, "undo the changes to the file, or start a new run");
-  const run = stored as unknown as TrainOptions;
+  const complete = { logEvery: 1, ...stored }; // runs of version 0.1 had no such option, and logged every step
+  checkKeys(complete, OPTIONS, where, "undo the changes to the file, or start a new run");
+  const run = complete as unknown as TrainOptions;
   const { options, given } = call;
   const merged: Record<string, unknown> = { ...run };
   for (const key of Object.keys(OPTIONS) as (keyof TrainOptions)[]) {
