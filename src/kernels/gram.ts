@@ -6,96 +6,76 @@
  *
  * Source: the autocorrelation of the style terms, Liu et al. 2018, eq. 4-5 (K_p = 1/(C H W)).
  * Layout: F [N,H,W,C] padded to 4 -> G [N,C,C], each row padded to 4 (as an activation it is [N,1,C,C]).
- * Pixels are split into chunks that are added in a fixed order.
+ * Both are products of the convolution engine, one matrix product per image: G is the weight gradient of a 1x1 convolution
+ * with x = dy = F, dF the 1x1 convolution of F with W = (dG + dG^T) / (C H W).
  */
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
-import { type ActivationShape, vec4s } from "./shape.js";
-import { sumPartials } from "./sumPartials.js";
-
-/** Pixels in one float32 sum, and the most chunks made: enough invocations for few channels, short sums for large images. */
-const MIN_CHUNK = 64;
-const MAX_CHUNKS = 32;
+import { gather, weightPass } from "./conv/backend.js";
+import { type ActivationShape, type ConvShape, vec4s } from "./shape.js";
 
 export const gramForwardKernel = defineKernel({
   name: "gramForward",
-  params: { n: "u32", pixels: "u32", c: "u32", c4: "u32", chunks: "u32", chunkPixels: "u32", factor: "f32" },
+  params: { n: "u32", c: "u32", c4: "u32", factor: "f32" },
   bindings: ["read", "read_write"],
   wgsl: () => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> f: array<vec4f>;                // [N,HW,C]
-@group(0) @binding(2) var<storage, read_write> partials: array<vec4f>;   // [chunks,N,C,C]
-// One 4x4 block of G per invocation: two loaded vec4s serve sixteen products.
+@group(0) @binding(1) var<storage, read> product: array<vec4f>;    // [N,C,C], rows padded too
+@group(0) @binding(2) var<storage, read_write> g: array<vec4f>;    // [N,C,C]
 ${linearMain(
-  "p.chunks * p.n * p.c4 * p.c4",
-  `  let b = id % p.c4;
-  let a = id / p.c4 % p.c4;
-  let n = id / (p.c4 * p.c4) % p.n;
-  let chunk = id / (p.c4 * p.c4 * p.n);
-  let end = min((chunk + 1u) * p.chunkPixels, p.pixels);
-  var r0 = vec4f(); var r1 = vec4f(); var r2 = vec4f(); var r3 = vec4f();
-  for (var i = chunk * p.chunkPixels; i < end; i++) {
-    let at = (n * p.pixels + i) * p.c4;
-    let fa = f[at + a];
-    let fb = f[at + b];
-    r0 = fma(vec4f(fa.x), fb, r0); r1 = fma(vec4f(fa.y), fb, r1); r2 = fma(vec4f(fa.z), fb, r2); r3 = fma(vec4f(fa.w), fb, r3);
-  }
-  let to = (chunk * p.n + n) * p.c * p.c4 + b;
-  if (4u * a < p.c) { partials[to + 4u * a * p.c4] = r0 * p.factor; }
-  if (4u * a + 1u < p.c) { partials[to + (4u * a + 1u) * p.c4] = r1 * p.factor; }
-  if (4u * a + 2u < p.c) { partials[to + (4u * a + 2u) * p.c4] = r2 * p.factor; }
-  if (4u * a + 3u < p.c) { partials[to + (4u * a + 3u) * p.c4] = r3 * p.factor; }`,
+  "p.n * p.c * p.c4",
+  `  let a = id / p.c4 % p.c;
+  let n = id / (p.c4 * p.c);
+  g[id] = p.factor * product[(n * 4u * p.c4 + a) * p.c4 + id % p.c4];`,
 )}
 `,
 });
 
 export const gramBackwardKernel = defineKernel({
   name: "gramBackward",
-  params: { n: "u32", pixels: "u32", c: "u32", c4: "u32", tiles: "u32", factor: "f32" },
-  bindings: ["read", "read", "read_write"],
-  wgsl: () => {
-    const T = [0, 1, 2, 3, 4, 5, 6, 7];
-    return /* wgsl */ `
-@group(0) @binding(1) var<storage, read> f: array<vec4f>;            // [N,HW,C]
-@group(0) @binding(2) var<storage, read> dg: array<f32>;             // [N,C,C]
-@group(0) @binding(3) var<storage, read_write> df: array<vec4f>;     // [N,HW,C]
-// Eight pixels times one vec4 of channels per invocation.
+  params: { n: "u32", c: "u32", c4: "u32", factor: "f32" },
+  bindings: ["read", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> dg: array<f32>;               // [N,C,C]
+@group(0) @binding(2) var<storage, read_write> weight: array<f32>;     // W [N,C,C], rows padded too
 ${linearMain(
-  "p.n * p.tiles * p.c4",
-  `  let a = id % p.c4;
-  let tile = id / p.c4 % p.tiles;
-  let n = id / (p.c4 * p.tiles);
-  ${T.map((t) => `let at_${t} = (n * p.pixels + min(tile * 8u + ${t}u, p.pixels - 1u)) * p.c4; var s_${t} = vec4f();`).join("\n  ")}
-  let g_at = n * p.c * 4u * p.c4;
-  for (var b = 0u; b < p.c; b++) {
-    var g = vec4f();
-    for (var l = 0u; l < 4u; l++) {
-      let c = 4u * a + l;
-      if (c < p.c) { g[l] = dg[g_at + c * 4u * p.c4 + b] + dg[g_at + b * 4u * p.c4 + c]; }
-    }
-    ${T.map((t) => `s_${t} += g * f[at_${t} + b / 4u][b % 4u];`).join("\n    ")}
-  }
-  ${T.map((t) => `if (tile * 8u + ${t}u < p.pixels) { df[at_${t} + a] = s_${t} * p.factor; }`).join("\n  ")}`,
+  "p.n * 16u * p.c4 * p.c4",
+  `  let width = 4u * p.c4;
+  let b = id % width;
+  let a = id / width % width;
+  let image = id / (width * width) * p.c * width;
+  var both = 0.0;
+  if (a < p.c && b < p.c) { both = dg[image + a * width + b] + dg[image + b * width + a]; }
+  weight[id] = p.factor * both;`,
 )}
-`;
-  },
+`,
 });
 
 const factorOf = (s: ActivationShape) => 1 / (s.c * s.h * s.w);
 
+/** The 1x1 convolution from the features to as many channels. */
+const pixelwise = (s: ActivationShape): ConvShape => ({
+  ...s,
+  k: s.c,
+  kernel: [1, 1],
+  stride: [1, 1],
+  padding: [0, 0],
+  dilation: [1, 1],
+});
+
+/** Bytes of one square matrix per image, rows and columns padded. */
+const squareBytes = (s: ActivationShape) => s.n * 16 * vec4s(s.c) ** 2 * 4;
+
 /** Records G. */
 export function gramForward(gpu: Gpu, s: ActivationShape, b: { readonly f: Storage; readonly g: Storage }): void {
-  const pixels = s.h * s.w;
-  const c4 = vec4s(s.c);
-  const chunkPixels = Math.max(MIN_CHUNK, Math.ceil(pixels / MAX_CHUNKS));
-  const chunks = Math.ceil(pixels / chunkPixels);
-  const entries = s.n * s.c * c4;
-  const partials = gpu.alloc(chunks * entries * 16, "gram partial sums");
-  const params = { n: s.n, pixels, c: s.c, c4, chunks, chunkPixels, factor: factorOf(s) };
-  gpu.dispatch(gramForwardKernel, undefined, params, [b.f, partials], linearGrid(chunks * s.n * c4 * c4));
-  sumPartials(gpu, { partials, sum: b.g, chunks, vec4s: entries });
-  gpu.free(partials);
+  const product = gpu.alloc(squareBytes(s), "gram product");
+  // A tile of the subgroup backend may span two images unless their rows are whole tiles of four vec4s.
+  const backend = vec4s(s.c) % 4 === 0 ? undefined : "register";
+  weightPass(gpu, pixelwise(s), { x: b.f, dy: b.f, dw: product }, { imagePerTap: true }, backend);
+  const params = { n: s.n, c: s.c, c4: vec4s(s.c), factor: factorOf(s) };
+  gpu.dispatch(gramForwardKernel, undefined, params, [product, b.g], linearGrid(s.n * s.c * params.c4));
+  gpu.free(product);
 }
 
 /** Records dF. */
@@ -104,10 +84,11 @@ export function gramBackward(
   s: ActivationShape,
   b: { readonly f: Storage; readonly dg: Storage; readonly df: Storage },
 ): void {
-  const pixels = s.h * s.w;
-  const tiles = Math.ceil(pixels / 8);
-  const params = { n: s.n, pixels, c: s.c, c4: vec4s(s.c), tiles, factor: factorOf(s) };
-  gpu.dispatch(gramBackwardKernel, undefined, params, [b.f, b.dg, b.df], linearGrid(s.n * tiles * params.c4));
+  const weight = gpu.alloc(squareBytes(s), "gram weight");
+  const params = { n: s.n, c: s.c, c4: vec4s(s.c), factor: factorOf(s) };
+  gpu.dispatch(gramBackwardKernel, undefined, params, [b.dg, weight], linearGrid(squareBytes(s) / 4));
+  gather(gpu, pixelwise(s), "forward", { src: b.f, weight, dst: b.df }, { weightPerImage: true });
+  gpu.free(weight);
 }
 
 /** Forward in float64, channels unpadded: [N,C,C]. */

@@ -21,6 +21,7 @@ const SHAPES: readonly ActivationShape[] = [
   { n: 3, h: 8, w: 9, c: 4 },
   { n: 1, h: 67, w: 61, c: 6 },
   { n: 2, h: 12, w: 11, c: 17 },
+  { n: 3, h: 9, w: 7, c: 32 },
 ];
 
 describe("gram", () => {
