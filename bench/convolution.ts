@@ -7,7 +7,7 @@
 import { unpadChannels } from "../src/autograd/layout.js";
 import type { Gpu } from "../src/gpu/gpu.js";
 import type { Storage } from "../src/gpu/pool.js";
-import type { ConvVariant } from "../src/kernels/convTile.js";
+import type { ConvBackend } from "../src/kernels/conv/backend.js";
 import { maskUpdate, maskUpdateRef } from "../src/kernels/maskUpdate.js";
 import { pconvBackwardInput, pconvBackwardInputRef } from "../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight, pconvBackwardWeightRef } from "../src/kernels/pconvBackwardWeight.js";
@@ -16,26 +16,28 @@ import { pixelScale, pixelScaleRef } from "../src/kernels/pixelScale.js";
 import { convOutputSize, type ConvShape, vec4s } from "../src/kernels/shape.js";
 import { transposeWeight } from "../src/kernels/transposeWeight.js";
 import { Rng } from "../src/pconv/rng.js";
-import { centreHole, multiplications } from "./shapes.js";
+import { convFlops, type Flops } from "./flops.js";
+import { type Sampled, sampledCheck } from "./sampledCheck.js";
+import { centreHole } from "./shapes.js";
 import { DeviceMemory, floats, padWeight, unpadWeight } from "./tensors.js";
-import { type Check, ErrorMeter, type Workload } from "./workload.js";
-
-/** Multiplications that a check's reference may spend: tens of milliseconds. */
-const REFERENCE_WORK = 16e6;
-const MIN_SAMPLES = 8;
+import type { Check, ConvWorkload, Operands, Pass } from "./workload.js";
 
 export interface ConvCase {
   readonly layer: ConvShape;
+  /** Hole share of a partial convolution, null for the plain one. */
   readonly holes: number | null;
-  readonly variant: ConvVariant;
+  /** Absent: the launcher's own choice. */
+  readonly backend?: ConvBackend | undefined;
+  /** Without a bias, forward is what every framework calls a convolution. Default true; the gradients do not read it. */
+  readonly biased?: boolean;
 }
 
 const CONVENTION = { convention: "paper", biased: true } as const;
 
 /** Mask, ratio and their update on the device; what a layer's mask alone decides. */
 class MaskSide {
-  private readonly values: Float32Array;
-  private readonly mask: Storage;
+  readonly values: Float32Array;
+  readonly mask: Storage;
   private readonly maskOut: Storage;
   readonly scale: Storage;
   readonly biasScale: Storage;
@@ -75,8 +77,8 @@ class MaskSide {
 }
 
 /** What the three passes have in common. */
-abstract class Convolution implements Workload {
-  readonly flops: number;
+abstract class Convolution implements ConvWorkload {
+  readonly flops: Flops;
   abstract readonly bytes: number;
   protected readonly memory: DeviceMemory;
   protected readonly mask: MaskSide | null;
@@ -95,13 +97,20 @@ abstract class Convolution implements Workload {
     this.outputPixels = layer.n * p * q;
     this.inputPixels = layer.n * layer.h * layer.w;
     this.taps = layer.kernel[0] * layer.kernel[1];
-    this.flops = 2 * multiplications(layer);
     this.mask = o.holes === null ? null : new MaskSide(this.memory, layer, o.holes);
+    this.flops = convFlops(layer, this.mask?.values);
   }
 
   abstract fill(seed: number): void;
   abstract record(): void;
-  abstract check(): Promise<Check>;
+  abstract operands(): Operands;
+  abstract compare(result: Float32Array): Check;
+  /** What the last `record` made, unpadded. */
+  protected abstract result(): Promise<Float32Array>;
+
+  async check(): Promise<Check> {
+    return this.compare(await this.result());
+  }
 
   free(): void {
     this.memory.free();
@@ -114,42 +123,16 @@ abstract class Convolution implements Workload {
     return activations.reduce((sum, [pixels, channels]) => sum + pixels * vec4s(channels) * 16, weight);
   }
 
-  /**
-   * Runs the reference on sampled units (pixels, or rows of the weight), each of `width` entries, and compares.
-   * @param units how many units there are
-   * @param reference computes the units that `only` accepts
-   */
+  /** Compares with the reference on sampled units: pixels, or rows of the weight, each of `width` entries. */
   protected sample(
     got: Float32Array,
     units: number,
     width: number,
-    reference: (only: (unit: number) => boolean) => Float64Array,
+    reference: Sampled["reference"],
+    defined?: (unit: number) => boolean,
   ): Check {
-    const perUnit = this.flops / 2 / units;
-    const wanted = Math.max(MIN_SAMPLES, Math.ceil(REFERENCE_WORK / perUnit));
-    const chosen = new Uint8Array(units);
-    chosen[0] = chosen[units - 1] = 1; // corners are where a wrong border shows
-    if (wanted >= units) chosen.fill(1);
-    else for (let i = 2; i < wanted; i++) chosen[this.rng.integer(0, units - 1)] = 1;
-    const samples = chosen.reduce((sum, v) => sum + v, 0);
-
-    let started = performance.now();
-    if (samples < units) reference(() => false);
-    const scanMs = samples < units ? performance.now() - started : 0; // visiting every tap, whatever is computed
-    started = performance.now();
-    const want = reference((unit) => chosen[unit] === 1);
-    const sampledMs = performance.now() - started;
-
-    const meter = new ErrorMeter();
-    chosen.forEach((v, unit) => {
-      if (v) for (let i = unit * width; i < (unit + 1) * width; i++) meter.add(got[i], want[i]);
-    });
-    return {
-      maxError: meter.maxError,
-      checked: meter.checked,
-      entries: units * width,
-      referenceMs: scanMs + (Math.max(0, sampledMs - scanMs) * units) / samples,
-    };
+    const { rng } = this;
+    return sampledCheck({ got, units, width, flops: this.flops.textbook, rng, reference, ...(defined && { defined }) });
   }
 }
 
@@ -167,7 +150,7 @@ class Forward extends Convolution {
     this.buffers = {
       x: this.memory.activation(this.inputPixels, c),
       weight: this.memory.weight(this.taps, c, k),
-      bias: this.memory.activation(1, k),
+      bias: o.biased === false ? undefined : this.memory.activation(1, k),
       ratio: this.mask?.ratio,
       y: this.memory.activation(this.outputPixels, k),
     };
@@ -179,23 +162,30 @@ class Forward extends Convolution {
     const x = floats(this.rng, this.inputPixels * c);
     this.x = this.mask?.clear(x, c) ?? x;
     this.weight = floats(this.rng, this.taps * c * k);
-    this.bias = floats(this.rng, k);
+    this.bias = this.buffers.bias ? floats(this.rng, k) : new Float32Array(k);
     this.memory.upload(this.buffers.x, this.x, c);
     this.gpu.write(this.buffers.weight, padWeight(this.weight, c, k));
-    this.memory.upload(this.buffers.bias, this.bias, k);
+    if (this.buffers.bias) this.memory.upload(this.buffers.bias, this.bias, k);
     this.memory.poison(this.buffers.y);
   }
 
   record(): void {
     this.mask?.record();
-    pconvForward(this.gpu, this.o.layer, this.buffers, this.o.variant);
+    pconvForward(this.gpu, this.o.layer, this.buffers, this.o.backend);
   }
 
-  async check(): Promise<Check> {
+  operands(): Operands {
+    return { x: this.x, weight: this.weight };
+  }
+
+  protected async result(): Promise<Float32Array> {
+    return unpadChannels((await this.gpu.read(this.buffers.y))[0], this.o.layer.k);
+  }
+
+  compare(result: Float32Array): Check {
     const { layer } = this.o;
-    const got = unpadChannels((await this.gpu.read(this.buffers.y))[0], layer.k);
     const ratio = this.mask && { ...this.mask.reference, n: 1 };
-    return this.sample(got, this.outputPixels, layer.k, (only) =>
+    return this.sample(result, this.outputPixels, layer.k, (only) =>
       pconvForwardRef(layer, this.x, this.weight, this.bias, ratio ?? undefined, only),
     );
   }
@@ -221,7 +211,7 @@ abstract class Gradient extends Convolution {
   }
 
   record(): void {
-    if (this.mask) pixelScale(this.gpu, this.outputShape, 1, { x: this.dy, scale: this.mask.scale, y: this.g });
+    if (this.mask) pixelScale(this.gpu, this.outputShape, 1, { dy: this.dy, scale: this.mask.scale, g: this.g });
   }
 
   private get outputShape() {
@@ -263,15 +253,30 @@ class BackwardInput extends Gradient {
   override record(): void {
     super.record();
     transposeWeight(this.gpu, this.o.layer, this.weight, this.weightT);
-    pconvBackwardInput(this.gpu, this.o.layer, { dy: this.g, weightT: this.weightT, dx: this.dx }, this.o.variant);
+    const live = this.mask && { mask: this.mask.mask, n: 1 };
+    const buffers = { dy: this.g, weightT: this.weightT, dx: this.dx, live: live ?? undefined };
+    pconvBackwardInput(this.gpu, this.o.layer, buffers, this.o.backend);
   }
 
-  async check(): Promise<Check> {
+  operands(): Operands {
+    return { dy: this.dyValues, weight: this.weightValues };
+  }
+
+  protected async result(): Promise<Float32Array> {
+    return unpadChannels((await this.gpu.read(this.dx))[0], this.o.layer.c);
+  }
+
+  compare(result: Float32Array): Check {
     const { layer } = this.o;
-    const got = unpadChannels((await this.gpu.read(this.dx))[0], layer.c);
     const g = this.reference();
-    return this.sample(got, this.inputPixels, layer.c, (only) =>
-      pconvBackwardInputRef(layer, g, this.weightValues, only),
+    const valid = this.mask?.values;
+    return this.sample(
+      result,
+      this.inputPixels,
+      layer.c,
+      (only) => pconvBackwardInputRef(layer, g, this.weightValues, only),
+      // In holes the gradient goes nowhere; whether it is computed there is the kernel's business.
+      (pixel) => valid?.[pixel % valid.length] !== 0,
     );
   }
 }
@@ -301,19 +306,29 @@ class BackwardWeight extends Gradient {
 
   override record(): void {
     super.record();
-    pconvBackwardWeight(this.gpu, this.o.layer, { x: this.x, dy: this.g, dw: this.dw }, this.o.variant);
+    const live = this.mask && { mask: this.mask.scale, n: 1 }; // g is 0 where it is
+    const buffers = { x: this.x, dy: this.g, dw: this.dw, live: live ?? undefined };
+    pconvBackwardWeight(this.gpu, this.o.layer, buffers, this.o.backend);
   }
 
-  async check(): Promise<Check> {
+  operands(): Operands {
+    return { x: this.xValues, dy: this.dyValues };
+  }
+
+  protected async result(): Promise<Float32Array> {
+    return unpadWeight((await this.gpu.read(this.dw))[0], this.o.layer.c, this.o.layer.k);
+  }
+
+  compare(result: Float32Array): Check {
     const { layer } = this.o;
-    const got = unpadWeight((await this.gpu.read(this.dw))[0], layer.c, layer.k);
     const g = this.reference();
-    return this.sample(got, this.taps * layer.c, layer.k, (only) =>
+    return this.sample(result, this.taps * layer.c, layer.k, (only) =>
       pconvBackwardWeightRef(layer, this.xValues, g, (tap, c) => only(tap * layer.c + c)),
     );
   }
 }
 
-export const makeForward = (gpu: Gpu, o: ConvCase): Workload => new Forward(gpu, o);
-export const makeBackwardInput = (gpu: Gpu, o: ConvCase): Workload => new BackwardInput(gpu, o);
-export const makeBackwardWeight = (gpu: Gpu, o: ConvCase): Workload => new BackwardWeight(gpu, o);
+const MAKERS = { forward: Forward, dx: BackwardInput, dw: BackwardWeight };
+
+/** One pass over one layer, as a workload. */
+export const makeConvolution = (gpu: Gpu, pass: Pass, o: ConvCase): ConvWorkload => new MAKERS[pass](gpu, o);

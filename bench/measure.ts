@@ -1,16 +1,9 @@
 /** Timing one workload, checking it, and judging whether the numbers can be true. */
 import type { Gpu } from "../src/gpu/gpu.js";
+import type { Flops } from "./flops.js";
 import type { Peaks } from "./peak.js";
+import { alternate, type Sampler, type Times } from "./sampling.js";
 import type { Case, Check, Workload } from "./workload.js";
-
-/** Short passes are recorded so often that one sample takes this long: waiting for the device then costs about a percent. */
-const SAMPLE_MS = 20;
-const MAX_PASSES = 256;
-/** Without `--repeat`: at least so many samples and milliseconds, but no new sample after the largest of either. */
-const BUDGET_MS = 300;
-const MAX_BUDGET_MS = 3000;
-const MIN_SAMPLES = 3;
-const MAX_SAMPLES = 25;
 
 /**
  * Largest error, relative to the largest entry, that rounding can explain. Sums here have up to 65,536 terms; float32 loses
@@ -25,94 +18,102 @@ export interface Measurement {
   readonly pass: string | null;
   /** Whose code ran. */
   readonly impl: string;
-  readonly variant: string | null;
   readonly holes: number | null;
-  readonly medianMs: number;
-  readonly minMs: number;
-  /** At the median time; null when the measurement was rejected. */
+  readonly medianMs: number | null;
+  readonly minMs: number | null;
+  /** The textbook's operations at the median time; null when the measurement was rejected. */
   readonly gflops: number | null;
-  /** Of the FMA peak measured in this run. */
+  /** Needed operations at the median time, of the FMA peak measured in this run; null for code that does not run on it. */
   readonly shareOfPeak: number | null;
+  readonly textbookGflop: number | null;
+  readonly neededGflop: number | null;
   readonly gigabytesPerSecond: number | null;
   /** Of the copy bandwidth measured in this run; above 1 where everything fits the caches. */
   readonly shareOfCopy: number | null;
-  /** Relative to the largest entry; null for NaN. */
+  /** Relative to the largest entry; null for NaN, and where nothing was computed. */
   readonly maxError: number | null;
   readonly checked: number;
   readonly entries: number;
   /** Reference time over median time; the former is scaled up from `checked` entries. */
   readonly speedUp: number | null;
+  /** Time of a partial convolution over that of the plain one, measured in turns. */
+  readonly toPlain?: number;
+  /** Time of the fastest correct WebGPU peer over ours, measured in turns. */
+  readonly overFastestPeer?: number;
+  /** Most device bytes in use at once. */
+  readonly peakBytes?: number;
+  /** Needed operations at the FMA peak, in milliseconds, and the median time over that. */
+  readonly floorMs?: number;
+  readonly overFloor?: number;
+  readonly microsecondsPerPixel?: number;
+  /** Dispatches, and share of the device's time, in a profiled step. */
+  readonly count?: number;
+  readonly share?: number;
   readonly adapter: string;
   /** Why the measurement was rejected; absent when it was not. */
   readonly error?: string;
 }
 
-export interface Times {
-  readonly medianMs: number;
-  readonly minMs: number;
+/** What a measurement is of. */
+export type Subject = Pick<Measurement, "kernel" | "shape" | "pass" | "holes"> & { readonly impl?: string };
+
+/** Runs a workload on our device. The last kernel's result is waited for by reading a corner of a buffer back. */
+export function ownSampler(gpu: Gpu, record: () => void): Sampler {
+  return {
+    async sample(passes) {
+      await gpu.sync(); // what was recorded before is not ours
+      const started = performance.now();
+      for (let i = 0; i < passes; i++) record();
+      await gpu.read(gpu.constant([1])); // commands run in order: when this is back, all else is done
+      return (performance.now() - started) / passes;
+    },
+  };
 }
 
-export function summarizeTimes(samples: readonly number[]): Times {
-  const sorted = [...samples].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const medianMs = sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-  return { medianMs, minMs: sorted[0] };
-}
-
-/** Times `record`: one run to compile it, one to see how long it takes (the first sample, if it was long), the samples. */
+/** Times `record` alone. */
 export async function time(gpu: Gpu, record: () => void, repeat?: number): Promise<Times> {
-  const sample = async (passes: number) => {
-    const started = performance.now();
-    for (let i = 0; i < passes; i++) record();
-    await gpu.sync();
-    return (performance.now() - started) / passes;
-  };
-  await gpu.sync(); // what was recorded before is not ours
-  await sample(1);
-  const started = performance.now();
-  const first = await sample(1);
-  const passes = Math.min(MAX_PASSES, Math.ceil(SAMPLE_MS / first));
-  const samples: number[] = passes === 1 ? [first] : [];
-  const done = () => {
-    if (repeat !== undefined) return samples.length >= repeat;
-    const elapsed = performance.now() - started;
-    if (samples.length >= MAX_SAMPLES || (samples.length > 0 && elapsed > MAX_BUDGET_MS)) return true;
-    return samples.length >= MIN_SAMPLES && elapsed > BUDGET_MS;
-  };
-  while (!done()) samples.push(await sample(passes));
-  return summarizeTimes(samples);
+  const [times] = await alternate([ownSampler(gpu, record)], repeat);
+  if (times instanceof Error) throw times;
+  return times;
+}
+
+/** What must not be believed: wrong or impossibly fast. `peak` is absent for what does not run on the adapter. */
+export function objection(flops: Flops, { minMs }: Times, check: Check, peak?: number): string | undefined {
+  if (!(check.maxError <= MAX_ERROR)) {
+    return `wrong: error ${check.maxError.toExponential(1)} of the largest entry, expected at most ${MAX_ERROR}`;
+  }
+  const best = flops.needed / minMs / 1e6;
+  if (peak === undefined || best <= peak) return undefined;
+  return `impossible: ${best.toFixed(1)} GFLOP/s at best, above the FMA peak of ${peak.toFixed(1)}; measure again on a quiet machine`;
 }
 
 /** Puts a line together; one that is wrong, or faster than the adapter can compute, carries `error` and no rates. */
 export function judge(
-  { kernel, shape, pass, variant, holes }: Case,
+  { kernel, shape, pass, holes, impl = "ours" }: Subject,
   work: Pick<Workload, "flops" | "bytes">,
-  { medianMs, minMs }: Times,
+  times: Times,
   check: Check,
   peaks: Peaks,
   adapter: string,
+  onAdapter = true,
 ): Measurement {
-  const best = work.flops / minMs / 1e6;
-  const error = !(check.maxError <= MAX_ERROR)
-    ? `wrong: error ${check.maxError.toExponential(1)} of the largest entry, expected at most ${MAX_ERROR}`
-    : best > peaks.gflops
-      ? `impossible: ${best.toFixed(1)} GFLOP/s at best, above the FMA peak of ${peaks.gflops.toFixed(1)}; measure again on a quiet machine`
-      : undefined;
+  const { medianMs, minMs } = times;
+  const error = objection(work.flops, times, check, onAdapter ? peaks.gflops : undefined);
   const rate = (amount: number) => (error === undefined ? amount / medianMs / 1e6 : null);
-  const share = (value: number | null, of: number) => (value === null ? null : value / of);
-  const gflops = rate(work.flops);
+  const share = (value: number | null, of: number) => (value === null || !onAdapter ? null : value / of);
   const gigabytesPerSecond = rate(work.bytes);
   return {
     kernel,
     shape,
     pass,
-    impl: "ours",
-    variant,
+    impl,
     holes,
     medianMs,
     minMs,
-    gflops,
-    shareOfPeak: share(gflops, peaks.gflops),
+    gflops: rate(work.flops.textbook),
+    shareOfPeak: share(rate(work.flops.needed), peaks.gflops),
+    textbookGflop: work.flops.textbook / 1e9,
+    neededGflop: work.flops.needed / 1e9,
     gigabytesPerSecond,
     shareOfCopy: share(gigabytesPerSecond, peaks.copyGigabytesPerSecond),
     maxError: Number.isNaN(check.maxError) ? null : check.maxError,
@@ -124,16 +125,56 @@ export function judge(
   };
 }
 
-/** Measures one case: times it, then checks it on inputs that it has not seen. */
-export async function measure(gpu: Gpu, c: Case, peaks: Peaks, repeat?: number): Promise<Measurement> {
-  const workload = c.make(gpu);
+/** A line that says nothing yet. */
+export function blank({ kernel, shape, pass, holes, impl = "ours" }: Subject, adapter: string): Measurement {
+  const times = {
+    medianMs: null,
+    minMs: null,
+    gflops: null,
+    shareOfPeak: null,
+    textbookGflop: null,
+    neededGflop: null,
+  };
+  const rates = { gigabytesPerSecond: null, shareOfCopy: null, maxError: null, checked: 0, entries: 0, speedUp: null };
+  return { kernel, shape, pass, impl, holes, ...times, ...rates, adapter };
+}
+
+/** The line of something that gave no result at all. */
+export function failed(subject: Subject, adapter: string, error: string): Measurement {
+  return { ...blank(subject, adapter), error };
+}
+
+/** Runs a workload on inputs that it has not seen, and compares. */
+export async function checkFresh(workload: Workload): Promise<Check> {
+  workload.fill(2);
+  workload.record();
+  return workload.check();
+}
+
+/** Measures some cases in turns, then checks each on fresh inputs. The plain convolution among them is what `toPlain` relates to. */
+export async function measureGroup(
+  gpu: Gpu,
+  cases: readonly Case[],
+  peaks: Peaks,
+  repeat?: number,
+): Promise<Measurement[]> {
+  const workloads: Workload[] = [];
   try {
-    workload.fill(1);
-    const times = await time(gpu, () => workload.record(), repeat);
-    workload.fill(2);
-    workload.record();
-    return judge(c, workload, times, await workload.check(), peaks, gpu.adapter.name);
+    for (const c of cases) workloads.push(c.make(gpu));
+    for (const workload of workloads) workload.fill(1);
+    const times = await alternate(workloads.map((w) => ownSampler(gpu, () => w.record())), repeat); // prettier-ignore
+    const lines: Measurement[] = [];
+    for (const [i, workload] of workloads.entries()) {
+      const its = times[i];
+      if (its instanceof Error) throw its; // our own code and device: nothing that follows could be trusted
+      lines.push(judge(cases[i], workload, its, await checkFresh(workload), peaks, gpu.adapter.name));
+    }
+    const plain = lines.find((m) => m.holes === null && m.error === undefined);
+    if (!plain || lines.length === 1) return lines;
+    return lines.map((m) =>
+      m.holes === null || m.error !== undefined ? m : { ...m, toPlain: m.medianMs! / plain.medianMs! },
+    );
   } finally {
-    workload.free();
+    for (const workload of workloads) workload.free();
   }
 }

@@ -5,7 +5,8 @@
 import { defineKernel } from "../src/gpu/kernel.js";
 import type { Gpu } from "../src/gpu/gpu.js";
 import { linearGrid, linearMain } from "../src/gpu/linear.js";
-import { type Times, time } from "./measure.js";
+import { time } from "./measure.js";
+import type { Times } from "./sampling.js";
 import { DeviceMemory } from "./tensors.js";
 
 export interface FmaSpec {

@@ -11,9 +11,11 @@ import { batchNormStats, batchNormStatsRef } from "../src/kernels/batchNormStats
 import { maskUpdate, maskUpdateRef } from "../src/kernels/maskUpdate.js";
 import { convOutputSize, type ConvShape, vec4s } from "../src/kernels/shape.js";
 import { Rng } from "../src/pconv/rng.js";
+import { fixedFlops } from "./flops.js";
+import { compareAll } from "./op.js";
 import { centreHole } from "./shapes.js";
 import { DeviceMemory, floats } from "./tensors.js";
-import { type Check, ErrorMeter, type Workload } from "./workload.js";
+import type { Workload } from "./workload.js";
 
 const EPS = 1e-5;
 
@@ -21,20 +23,6 @@ function timed<T>(run: () => T): readonly [result: T, milliseconds: number] {
   const started = performance.now();
   const result = run();
   return [result, performance.now() - started];
-}
-
-/** The error of one tensor, all entries. */
-function meterOf(got: ArrayLike<number>, want: ArrayLike<number>): ErrorMeter {
-  const meter = new ErrorMeter();
-  for (let i = 0; i < want.length; i++) meter.add(got[i], want[i]);
-  return meter;
-}
-
-/** Several tensors of different sizes of values: each relative to its own largest, the worst counts. */
-function checkOf(pairs: readonly (readonly [got: ArrayLike<number>, want: ArrayLike<number>])[], ms: number): Check {
-  const meters = pairs.map(([got, want]) => meterOf(got, want));
-  const checked = meters.reduce((sum, m) => sum + m.checked, 0);
-  return { maxError: Math.max(...meters.map((m) => m.maxError)), checked, entries: checked, referenceMs: ms };
 }
 
 /**
@@ -52,7 +40,7 @@ export function makeMaskUpdate(gpu: Gpu, layer: ConvShape, holes: number): Workl
   let values = centreHole(layer.h, layer.w, holes);
   gpu.write(mask, values);
   return {
-    flops: 2 * p * q * layer.kernel[0] * layer.kernel[1],
+    flops: fixedFlops(2 * p * q * layer.kernel[0] * layer.kernel[1]),
     bytes: 4 * (layer.h * layer.w + 3 * p * q),
     fill: (seed) => {
       const rng = Rng.of(seed);
@@ -64,7 +52,7 @@ export function makeMaskUpdate(gpu: Gpu, layer: ConvShape, holes: number): Workl
     check: async () => {
       const [scale, biasScale, maskOut] = await gpu.read(outputs.scale, outputs.biasScale, outputs.maskOut);
       const [want, ms] = timed(() => maskUpdateRef(s, spec, values, [layer.c]));
-      return checkOf(
+      return compareAll(
         [
           [scale, want.scale],
           [biasScale, want.biasScale],
@@ -99,7 +87,7 @@ export function makeBatchNorm(gpu: Gpu, layer: ConvShape, holes: number | null, 
   const activations = (passes: number) => passes * s.n * h * w * vec4s(s.c) * 16;
   return {
     // Forward: 4 an entry for the statistics, 3 to normalise. Backward: 5 for the two sums, 7 for dx.
-    flops: count * (pass === "forward" ? 7 : 12),
+    flops: fixedFlops(count * (pass === "forward" ? 7 : 12)),
     // Forward reads x twice, since it must know the statistics first, and writes y; backward x and dy twice, and dx.
     bytes: activations(pass === "forward" ? 3 : 5),
     fill: (seed) => {
@@ -121,7 +109,7 @@ export function makeBatchNorm(gpu: Gpu, layer: ConvShape, holes: number | null, 
     record: () => {
       if (dy) {
         const options = { statistics: "all", masked: mask !== undefined, maskN: 1 } as const;
-        batchNormBackward(gpu, s, options, { x, dy, stats, gamma, mask, sums, dx: out });
+        batchNormBackward(gpu, s, options, { x, dy, stats, gamma, beta, mask, sums, dx: out });
       } else {
         recordStats();
         batchNormForward(gpu, s, 1, { x, stats, gamma, beta, mask, y: out });
@@ -134,12 +122,12 @@ export function makeBatchNorm(gpu: Gpu, layer: ConvShape, holes: number | null, 
       const o = { ...given, ...batch, eps: EPS, mask: maskValues };
       if (!dy) {
         const [want, ms] = timed(() => batchNormForwardRef(s, o));
-        return checkOf([[plain, want]], statsMs + ms);
+        return compareAll([[plain, want]], statsMs + ms);
       }
       const options = { ...o, statistics: "all", masked: mask !== undefined } as const;
       const [want, ms] = timed(() => batchNormBackwardRef(s, options));
       const [dbeta, dgamma] = [gotSums.subarray(0, s.c), gotSums.subarray(4 * vec4s(s.c), 4 * vec4s(s.c) + s.c)];
-      return checkOf(
+      return compareAll(
         [
           [plain, want.dx],
           [dbeta, want.dbeta],

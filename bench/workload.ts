@@ -1,12 +1,10 @@
 /** What can be measured: one pass of one kernel over one layer, with its check against the float64 reference. */
 import type { Gpu } from "../src/gpu/gpu.js";
-import type { ConvVariant } from "../src/kernels/convTile.js";
 import type { ConvShape } from "../src/kernels/shape.js";
+import type { Flops } from "./flops.js";
 
 export const PASSES = ["forward", "dx", "dw"] as const;
 export type Pass = (typeof PASSES)[number];
-
-export const VARIANTS: readonly ConvVariant[] = ["simple", "tile"];
 
 /** What the check of a workload found. */
 export interface Check {
@@ -20,8 +18,7 @@ export interface Check {
 }
 
 export interface Workload {
-  /** Two per multiply-add; taps outside of the image count, work for the mask does not. */
-  readonly flops: number;
+  readonly flops: Flops;
   /** Bytes that must be read and written at least once, channel padding included. */
   readonly bytes: number;
   /** Draws new inputs and spoils the outputs. */
@@ -33,15 +30,30 @@ export interface Workload {
   free(): void;
 }
 
+/** Inputs of a plain convolution pass, unpadded: NHWC, [kh][kw][C][K]; only those that the pass reads. */
+export interface Operands {
+  readonly x?: Float32Array;
+  readonly dy?: Float32Array;
+  readonly weight?: Float32Array;
+}
+
+/** A convolution pass, which others can compute from the same numbers. */
+export interface ConvWorkload extends Workload {
+  /** What the last `fill` drew. */
+  operands(): Operands;
+  /** Compares anybody's result for these operands, unpadded, with the reference. */
+  compare(result: Float32Array): Check;
+}
+
 /** One line of the benchmark. */
 export interface Case {
   readonly kernel: string;
+  /** Names of the kernels that it may dispatch; the `conv` backends' are those of the chosen one. */
+  readonly covers: readonly string[];
   readonly shape: string;
   readonly layer: ConvShape;
   readonly pass: Pass;
-  /** Null for kernels of which there is one version. */
-  readonly variant: ConvVariant | null;
-  /** Hole share of a partial convolution, 0..1; null for the plain one. */
+  /** Hole share of a partial convolution, 0..1; null for the plain one, and for kernels without a mask. */
   readonly holes: number | null;
   make(gpu: Gpu): Workload;
 }

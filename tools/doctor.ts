@@ -99,13 +99,13 @@ function describeAdapter(gpu: Gpu): Adapter {
 
 async function checkCompute(gpu: Gpu): Promise<ComputeCheck> {
   // Here and not above: this file must load where Dawn does not, and the benchmark's parts need its globals.
-  const [{ makeForward }, { SHAPES }, { MAX_ERROR }] = await Promise.all([
+  const [{ makeConvolution }, { SHAPES }, { MAX_ERROR }] = await Promise.all([
     import("../bench/convolution.js"),
     import("../bench/shapes.js"),
     import("../bench/measure.js"),
   ]);
   const started = performance.now();
-  const workload = makeForward(gpu, { layer: SHAPES.get("odd")!, holes: 0.25, variant: "tile" });
+  const workload = makeConvolution(gpu, "forward", { layer: SHAPES.get("odd")!, holes: 0.25 });
   try {
     workload.fill(1);
     workload.record();

@@ -1,23 +1,27 @@
 /** The judgement of `pconv-bench`: which measurements it must not believe. */
 import { describe, expect, it } from "vitest";
-import { judge, MAX_ERROR, summarizeTimes } from "../../bench/measure.js";
-import { choose } from "../../bench/plan.js";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { trainingStepFlops, unetFlops, upFlops, convFlops, fixedFlops } from "../../bench/flops.js";
+import { failed, judge, MAX_ERROR } from "../../bench/measure.js";
+import { choose, KERNELS, LAYERS } from "../../bench/plan.js";
 import { tableRow } from "../../bench/report.js";
-import { centreHole, multiplications, SHAPES } from "../../bench/shapes.js";
+import { alternate, summarizeTimes } from "../../bench/sampling.js";
+import { centreHole, multiplications, SHAPES, unetLayers } from "../../bench/shapes.js";
 import { padWeight, unpadWeight } from "../../bench/tensors.js";
 import { ErrorMeter } from "../../bench/workload.js";
 
-const [someCase] = choose({ kernel: "pconvForward", shape: "A" });
+const [[someCase]] = choose({ kernel: "pconvForward", shape: "A" });
 const peaks = {
   gflops: 100,
   copyGigabytesPerSecond: 10,
   fma: { medianMs: 1, minMs: 1, items: 1, spec: { accumulators: 8, unroll: 32, lanes: 1 as const } },
   copy: { medianMs: 1, minMs: 1, bytes: 1 },
 };
-const work = { flops: 1e9, bytes: 1e8 };
+const work = { flops: fixedFlops(1e9), bytes: 1e8 };
 const right = { maxError: 1e-6, checked: 10, entries: 1000, referenceMs: 4000 };
-const verdict = (medianMs: number, minMs: number, maxError = right.maxError) =>
-  judge(someCase, work, { medianMs, minMs }, { ...right, maxError }, peaks, "adapter");
+const verdict = (medianMs: number, minMs: number, maxError = right.maxError, flops = work.flops) =>
+  judge(someCase, { ...work, flops }, { medianMs, minMs }, { ...right, maxError }, peaks, "adapter");
 
 describe("judge", () => {
   it("computes rates at the median, and shares of the run's own peaks", () => {
@@ -35,6 +39,38 @@ describe("judge", () => {
     expect(m.error).toMatch(/impossible: 101\.0 GFLOP\/s .* peak of 100\.0/);
     expect([m.gflops, m.shareOfPeak, m.gigabytesPerSecond, m.shareOfCopy, m.speedUp]).toEqual(Array(5).fill(null));
     expect(tableRow(m)).toContain("REJECTED, impossible");
+  });
+
+  it("takes only what is needed for speed: skipped holes are no impossible speed", () => {
+    const m = verdict(8, 8, 1e-6, { textbook: 1e9, needed: 0.5e9 });
+    expect(m).not.toHaveProperty("error");
+    expect(m.gflops).toBeCloseTo(125);
+    expect(m.shareOfPeak).toBeCloseTo(0.625);
+  });
+
+  it("holds nothing that runs on another device against this adapter's peak", () => {
+    const m = judge(someCase, work, { medianMs: 2, minMs: 1 }, right, peaks, "CPU", false);
+    expect(m).not.toHaveProperty("error");
+    expect([m.gflops, m.shareOfPeak, m.shareOfCopy]).toEqual([500, null, null]);
+  });
+
+  it("has the fields that readers of the JSON rely on", () => {
+    const names = [
+      "kernel",
+      "shape",
+      "pass",
+      "impl",
+      "medianMs",
+      "minMs",
+      "gflops",
+      "shareOfPeak",
+      "maxError",
+      "adapter",
+    ];
+    for (const m of [verdict(40, 20), failed({ ...someCase, impl: "peer" }, "adapter", "broken")]) {
+      expect(Object.keys(m)).toEqual(expect.arrayContaining(names));
+    }
+    expect(verdict(40, 20).impl).toBe("ours");
   });
 
   it("rejects wrong results and NaN", () => {
@@ -93,5 +129,112 @@ describe("its parts", () => {
     expect(padded).toHaveLength(2 * 4 * 8);
     expect([...padded.subarray(0, 9)]).toEqual([1, 2, 3, 4, 5, 0, 0, 0, 6]);
     expect(unpadWeight(padded, 3, 5)).toEqual(weight);
+  });
+});
+
+describe("samples in turns", () => {
+  it("takes one of each in every round, and as many as were asked for", async () => {
+    const order: string[] = [];
+    const sampler = (name: string, ms: number) => ({
+      sample: async (passes: number) => {
+        order.push(`${name}${passes}`);
+        return ms;
+      },
+    });
+    const times = await alternate([sampler("a", 30), sampler("b", 5)], 3);
+    expect(times).toEqual([
+      { medianMs: 30, minMs: 30 },
+      { medianMs: 5, minMs: 5 },
+    ]);
+    // Twice each to compile and to see how long it takes; a long run is a sample, short ones are repeated in one.
+    expect(order.join(" ")).toBe("a1 a1 b1 b1 a1 b4 a1 b4 b4");
+  });
+
+  it("goes on without one that fails", async () => {
+    let left = 3;
+    const failing = { sample: async () => (left-- > 0 ? 50 : Promise.reject(new Error("crashed"))) };
+    const [a, b] = await alternate([failing, { sample: async () => 40 }], 4);
+    expect(a).toEqual(new Error("crashed"));
+    expect(b).toEqual({ medianMs: 40, minMs: 40 });
+  });
+
+  it("stops when the time is used up", async () => {
+    let calls = 0;
+    await alternate([{ sample: async () => (calls++, 4000) }]);
+    expect(calls).toBe(2);
+  });
+});
+
+describe("the choice of cases", () => {
+  const sources = readdirSync("src/kernels", { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".ts"));
+  const kernels = sources.flatMap((file) =>
+    [...readFileSync(join("src/kernels", file), "utf8").matchAll(/defineKernel[^]*?name: "(\w+)"/g)].map((m) => m[1]),
+  );
+
+  it("covers every kernel in src/kernels", () => {
+    expect(kernels.length).toBeGreaterThan(30);
+    const covered = new Set(choose({ shape: "small" }).flatMap((group) => group.flatMap((c) => c.covers)));
+    expect(kernels.filter((name) => !covered.has(name))).toEqual([]);
+    expect([...covered].filter((name) => !kernels.includes(name))).toEqual([]);
+  });
+
+  it("has a row for every name that --kernel takes", () => {
+    for (const kernel of KERNELS) expect(choose({ kernel, shape: "small" }).length, kernel).toBeGreaterThan(0);
+  });
+
+  it("measures every layer of the U-Net in three passes at two sizes, and each hole share", () => {
+    const groups = choose({ layers: true, holes: true });
+    expect(groups).toHaveLength(2 * 16 * 3);
+    const of = (shape: string, pass: string) => groups.filter((g) => g[0].shape === shape && g[0].pass === pass);
+    for (const size of [256, 512]) {
+      for (let level = 1; level <= 8; level++) {
+        for (const pass of ["forward", "dx", "dw"]) {
+          const [[encoder], [decoder]] = [of(`enc_${level}@${size}`, pass), of(`dec_${level}@${size}`, pass)];
+          expect(encoder.map((c) => c.holes)).toEqual([null, 0, 0.25, 0.5]);
+          expect(decoder.map((c) => c.holes)).toEqual([0, 0.25, 0.5]);
+        }
+      }
+    }
+    expect(LAYERS.get("dec_1@512")).toMatchObject({ h: 512, w: 512, c: 67, k: 3, kernel: [3, 3] });
+    expect(LAYERS.get("enc_2@256")).toMatchObject({ h: 128, w: 128, c: 64, k: 128, kernel: [5, 5], stride: [2, 2] });
+  });
+
+  it.each([
+    [{ kernel: "none" }],
+    [{ shape: "Z" }],
+    [{ pass: "up" }],
+    [{ kernel: "adam", pass: "dx" }],
+    [{ kernel: "adam", layers: true }],
+  ])("refuses %j", (choice) => {
+    expect(() => choose(choice)).toThrow(/expected .* got/);
+  });
+});
+
+describe("operations", () => {
+  const giga = (flops: { textbook: number; needed: number }) => [flops.textbook / 1e9, flops.needed / 1e9];
+
+  it("of the U-Net are the textbook's 76 GFLOP at 512x512, of which 56 are needed without holes", () => {
+    const [textbook, needed] = giga(unetFlops(512, 1, 8, centreHole(512, 512, 0)));
+    expect(textbook).toBeCloseTo(75.94, 1);
+    expect(needed).toBeCloseTo(55.77, 1);
+  });
+
+  it("of a training step with VGG are 792, of which a 25 % hole leaves at most 0.7", () => {
+    const [textbook, needed] = giga(trainingStepFlops(512, 1, 8, centreHole(512, 512, 0.25), true));
+    expect(textbook).toBeCloseTo(791.5, 0);
+    expect(needed / textbook).toBeLessThanOrEqual(0.7);
+    const [, whole] = giga(trainingStepFlops(512, 1, 8, centreHole(512, 512, 1), true));
+    const [, none] = giga(trainingStepFlops(512, 1, 8, centreHole(512, 512, 0), true));
+    expect(whole).toBeCloseTo(5 * 97.5, 0); // the U-Net sees nothing, the composite is all its own
+    expect(none).toBeCloseTo(3 * 55.77 + 3 * 97.5, 0);
+  });
+
+  it("of a layer are needed where a window meets a valid pixel", () => {
+    const layer = { ...SHAPES.get("small")!, h: 4, w: 4 };
+    const mask = Float32Array.of(1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    const { textbook, needed } = convFlops(layer, mask);
+    expect(needed / textbook).toBeCloseTo(4 / 16);
+    expect(upFlops(layer, 8, mask).needed / needed).toBeCloseTo((4 * 8 + 9 * 8) / (9 * 16));
+    expect(unetLayers(512).map((l) => l.name)[8]).toBe("dec_8");
   });
 });

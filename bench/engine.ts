@@ -1,0 +1,13 @@
+/** The kernels of the convolution engine, of which a convolution runs those that the adapter and the shape call for. */
+export const ENGINE_KERNELS: readonly string[] = [
+  ...["gatherRegister", "gatherSubgroup", "gatherWorkgroup", "gatherFinish"],
+  ...["weightRegister", "weightSubgroup", "weightWorkgroup"],
+  ...[
+    "winogradInput",
+    "winogradOutput",
+    "winogradGradient",
+    "winogradLive",
+    "winogradWeight",
+    "winogradWeightBackward",
+  ],
+];
