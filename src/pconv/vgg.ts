@@ -1,7 +1,7 @@
 /** VGG16 and VGG19 up to pool3: the loss network. Its weights are fixed. */
 import { conv2d } from "../autograd/ops/conv2d.js";
-import { maxPool2d } from "../autograd/ops/maxPool2d.js";
 import { type HoleReach, holeReach, reachThrough } from "../autograd/ops/receptiveField.js";
+import { reluPool2d } from "../autograd/ops/reluPool2d.js";
 import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
 import { FormatError } from "../errors.js";
@@ -122,12 +122,14 @@ export class Vgg extends Module {
           const last = ys.length > 0 && ys.length === xs.length - 1;
           const known = last && reach && next ? { liveX: reach, live: next, base: ys[0] } : undefined;
           const { weight, bias } = this.convs.get(index)!;
-          ys.push(conv2d(tape, x, weight, bias, { ...SAME, slope: 0, known }));
+          // A block's last ReLU is its pool's.
+          const slope = index === block[block.length - 1] ? undefined : 0;
+          ys.push(conv2d(tape, x, weight, bias, { ...SAME, slope, known }));
           if (index !== block[0]) tape.consume(x); // a block's first inputs are the caller's images or returned pools
         }
         [xs, reach] = [ys, next];
       }
-      const pooled = xs.map((x) => maxPool2d(tape, x));
+      const pooled = xs.map((x) => reluPool2d(tape, x));
       for (const x of xs) tape.consume(x);
       if (reach) reach = reachThrough(tape, reach, { kernel: 2, stride: 2, padding: 0 });
       return (xs = pooled);

@@ -2,7 +2,9 @@ import { ShapeError } from "../../errors.js";
 import { activationBackwardInPlace } from "../../kernels/activation.js";
 import { channelSum } from "../../kernels/channelSum.js";
 import { pconvForward } from "../../kernels/pconvForward.js";
+import { positiveBits, positiveBytes, positiveGate } from "../../kernels/positiveBits.js";
 import { convOutputSize, type ConvShape, vec4s } from "../../kernels/shape.js";
+import type { Storage } from "../../gpu/pool.js";
 import type { Tape } from "../tape.js";
 import { shapeText, type Tensor } from "../tensor.js";
 import { convGradients, type Live } from "./convGradients.js";
@@ -65,6 +67,30 @@ function checkFused(o: FusedConv2dOptions, y: Tensor, parameters: readonly (Tens
   }
 }
 
+/** What the backward pass keeps of an activation's result, and the gradient in dy's place: dy is that op's alone. */
+interface Gate {
+  readonly saved: Tensor | Storage;
+  apply(dy: Tensor): void;
+}
+
+/**
+ * With trained weights the next layer keeps y anyway; with constant ones nobody does, and its signs are all that is needed.
+ */
+function gateOf(tape: Tape, y: Tensor, slope: number, trained: boolean): Gate {
+  const { gpu } = tape;
+  const s = { vec4s: y.vec4s, slope };
+  if (trained) {
+    const activation = slope === 0 ? "relu" : "leakyRelu";
+    return {
+      saved: y,
+      apply: (dy) => activationBackwardInPlace(gpu, activation, s, { y: y.storage, gradient: dy.storage }),
+    };
+  }
+  const bits = tape.storage(positiveBytes(y.vec4s), "conv2d.signs");
+  positiveBits(gpu, y.vec4s, { y: y.storage, bits });
+  return { saved: bits, apply: (dy) => positiveGate(gpu, s, { bits, gradient: dy.storage }) };
+}
+
 /**
  * Ordinary 2D convolution of [n,h,w,c] with a weight [kh,kw,c,k], and optionally an activation: y = act(W * x + b).
  * With g = dy act'(y): dx = W^T * g,  dw = x (corr) g,  db = sum(g).
@@ -93,13 +119,12 @@ export function conv2d(
     slope,
   });
 
-  const saved = [...(weight.requiresGrad ? [x] : []), ...(slope === undefined ? [] : [y])];
-  return tape.record("conv2d", bias ? [x, weight, bias] : [x, weight], y, saved, (dy) => {
-    if (slope !== undefined) {
-      // dy is this op's alone, and becomes g.
-      const activation = slope === 0 ? "relu" : "leakyRelu";
-      activationBackwardInPlace(gpu, activation, { vec4s: y.vec4s, slope }, { y: y.storage, gradient: dy.storage });
-    }
+  const inputs = bias ? [x, weight, bias] : [x, weight];
+  const recorded = tape.options.grad && inputs.some((t) => t.requiresGrad);
+  const gate = recorded && slope !== undefined ? gateOf(tape, y, slope, weight.requiresGrad) : null;
+  const saved = [...(weight.requiresGrad ? [x] : []), ...(gate ? [gate.saved] : [])];
+  return tape.record("conv2d", inputs, y, saved, (dy) => {
+    gate?.apply(dy);
     const { dx, dw } = convGradients(tape, "conv2d", s, x, weight, dy, { liveX: known?.liveX });
     let db: Tensor | null = null;
     if (bias?.requiresGrad) {
