@@ -2,7 +2,21 @@
 import { GpuError } from "../errors.js";
 import { type AdapterSummary, Gpu } from "./gpu.js";
 
-const OPTIONAL_FEATURES: readonly GPUFeatureName[] = ["shader-f16", "subgroups", "timestamp-query"];
+/** Feature of WGSL's matrix units; experimental, and not among the types of WebGPU. */
+export const MATRIX_FEATURE = "chromium-experimental-subgroup-matrix";
+
+const OPTIONAL_FEATURES: readonly string[] = ["shader-f16", "subgroups", "timestamp-query", MATRIX_FEATURE];
+
+/** What an adapter that offers {@link MATRIX_FEATURE} tells of it. */
+interface MatrixInfo {
+  readonly subgroupMatrixConfigs?: Iterable<{
+    readonly M: number;
+    readonly N: number;
+    readonly K: number;
+    readonly componentType: string;
+    readonly resultComponentType: string;
+  }>;
+}
 
 /** Names an adapter, and tells software adapters from real ones. */
 export function summarize(adapter: GPUAdapter): AdapterSummary {
@@ -11,7 +25,11 @@ export function summarize(adapter: GPUAdapter): AdapterSummary {
   const software = isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|software|basic render/.test(text);
   const name = `${device || description || architecture || "unnamed adapter"} (${vendor || "unknown vendor"}${software ? ", software" : ""})`;
   const { subgroupMinSize: min = 0, subgroupMaxSize: max = 0 } = adapter.info;
-  return { name, vendor, description, software, subgroupSize: min === max && min > 0 ? min : null };
+  const configs = (adapter.info as MatrixInfo).subgroupMatrixConfigs ?? [];
+  const matrices = Array.from(configs, ({ M: m, N: n, K: k, componentType: factor, resultComponentType: sum }) => {
+    return { m, n, k, factor, sum };
+  });
+  return { name, vendor, description, software, subgroupSize: min === max && min > 0 ? min : null, matrices };
 }
 
 /** Asks for a device with everything this library can use, at the adapter's own limits. */
@@ -24,7 +42,7 @@ export async function openDevice(adapter: GPUAdapter): Promise<Gpu> {
   const limit = (name: keyof GPUSupportedLimits) => adapter.limits[name] as number;
   const device = await adapter.requestDevice({
     label: "pconv-webgpu",
-    requiredFeatures: OPTIONAL_FEATURES.filter((f) => adapter.features.has(f)),
+    requiredFeatures: OPTIONAL_FEATURES.filter((f) => adapter.features.has(f)) as GPUFeatureName[],
     requiredLimits: {
       maxStorageBufferBindingSize: limit("maxStorageBufferBindingSize"),
       maxBufferSize: limit("maxBufferSize"),

@@ -28,6 +28,18 @@ export interface AdapterSummary {
   readonly software: boolean;
   /** Lanes of a subgroup where there is one size only; `null` where it varies or is unknown. */
   readonly subgroupSize: number | null;
+  /** Matrix products [m,k] x [k,n] that subgroups compute at once; the types are WGSL's. */
+  readonly matrices: readonly MatrixShape[];
+}
+
+export interface MatrixShape {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** Type of the factors' elements, such as `f16`. */
+  readonly factor: string;
+  /** Type of the sums. */
+  readonly sum: string;
 }
 
 export class Gpu {

@@ -13,8 +13,14 @@ process.env["NODEVICE_SELECT"] ??= "1";
 /** Dawn frees its instance with the object that `create` returned, even under live devices: it must never be collected. */
 const instances: GPU[] = [];
 
+/**
+ * Dawn offers matrix units only as an unsafe feature and under Vulkan's memory model, and half precision on NVIDIA
+ * only when asked. Adapters without these ignore the flags.
+ */
+const MATRIX_UNITS = "enable-dawn-features=allow_unsafe_apis,use_vulkan_memory_model,vulkan_enable_f16_on_nvidia";
+
 export interface OpenOptions {
-  /** Dawn flags such as `backend=vulkan` or `adapter=NVIDIA`; none by default. */
+  /** Dawn flags such as `backend=vulkan` or `adapter=NVIDIA`; by default those that let Dawn offer matrix units. */
   readonly dawnFlags?: readonly string[];
 }
 
@@ -33,7 +39,7 @@ async function findAdapter(flags: readonly string[]): Promise<GPUAdapter | null>
  * @throws {GpuError} when there is none; the message says what to install.
  */
 export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
-  const flags = options.dawnFlags ?? [];
+  const flags = options.dawnFlags ?? [MATRIX_UNITS];
   if (!hasVulkanLoader()) enableCachedSwiftShader(); // before Dawn looks, which would find nothing and say so
   let adapter = await findAdapter(flags);
   if (!adapter && enableCachedSwiftShader()) adapter = await findAdapter(flags);

@@ -1,74 +1,111 @@
 /**
- * Which backend computes a gather or weight pass, and its launch. The choice follows from the adapter and the number of output channels;
- * equal adapters choose alike, so equal seeds give equal bits.
+ * Launches gather and weight passes on the backend that `choice.ts` names, or that `tuning.ts` has measured to be faster.
  */
-import type { Gpu } from "../../gpu/gpu.js";
+import type { Grid, Gpu } from "../../gpu/gpu.js";
 import type { Kernel } from "../../gpu/kernel.js";
-import { type Grid } from "../../gpu/gpu.js";
 import { linearGrid, workgroupGrid } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { convOutputSize, convParams, type ConvShape, vec4s } from "../shape.js";
 import { sumPartials } from "../sumPartials.js";
+import { type ConvBackend, defaultGather, defaultWeight, type GatherChoice, type WeightChoice } from "./choice.js";
 import {
   type Direction,
+  FLAG,
   gatherBuffers,
   type GatherBuffers,
+  type GatherKernel,
   type GatherOptions,
   gatherParams,
   type TileSize,
 } from "./gather.js";
+import { gatherFinishKernel } from "./gatherTile.js";
+import { gatherMatrixKernel, matrixTile } from "./matrix.js";
 import { gatherRegisterKernel, registerSpec, registerTile, SIMPLE } from "./register.js";
 import { gatherSubgroupKernel, subgroupTile } from "./subgroup.js";
+import { tunedOf } from "./tuned.js";
+import { weightMatrixKernel, weightMatrixLayout } from "./weightMatrix.js";
 import type { WEIGHT_PARAMS } from "./weightPass.js";
 import { weightRegisterKernel } from "./weightRegister.js";
 import { SUBGROUP_ROWS4, weightSubgroupKernel } from "./weightSubgroup.js";
+import { weightWorkgroupKernel, weightWorkgroupLayout } from "./weightWorkgroup.js";
+import { gatherWorkgroupKernel, workgroupTile } from "./workgroup.js";
 
-/** `simple` is what the others are checked against. */
-export const CONV_BACKENDS = ["simple", "register", "subgroup"] as const;
-export type ConvBackend = (typeof CONV_BACKENDS)[number];
+export { availableBackends, CONV_BACKENDS, type ConvBackend } from "./choice.js";
 
-/** Larger subgroups have workgroup memory worth using, and broadcasts no cheaper than it. */
-const MAX_LANES = 16;
 /** Pixels that the lanes of a subgroup share: 8 compile faster and run slower, 32 spill. */
 const SUBGROUP_PIXELS = 16;
 
-/** Backends that this adapter can run. */
-export function availableBackends(gpu: Gpu): readonly ConvBackend[] {
-  const { subgroupSize } = gpu.adapter;
-  const subgroup = gpu.device.features.has("subgroups") && subgroupSize !== null && subgroupSize <= MAX_LANES;
-  return CONV_BACKENDS.filter((b) => b !== "subgroup" || subgroup);
+/** One gather pass with everything that its backends need. */
+export interface GatherLaunch {
+  readonly s: ConvShape;
+  readonly direction: Direction;
+  readonly buffers: GatherBuffers;
+  readonly options: GatherOptions;
 }
 
-function choose(gpu: Gpu, out4: number): ConvBackend {
-  // Three vec4s of channels or more keep a quad of lanes busy; fewer leave the broadcasts without use.
-  return out4 >= 3 && availableBackends(gpu).includes("subgroup") ? "subgroup" : "register";
+/** Records a gather pass with a kernel of the caller's choice, its reduction in `splits` parts. */
+export function launchGather<Spec>(
+  gpu: Gpu,
+  { s, direction, buffers, options }: GatherLaunch,
+  kernel: GatherKernel<Spec>,
+  spec: Spec,
+  tile: TileSize,
+  splits = 1,
+): void {
+  const params = gatherParams(s, direction, tile, buffers, options);
+  const part = params.outPixels * params.outC4 * 16;
+  const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / part);
+  if (Math.min(splits, affordable) <= 1) {
+    gpu.dispatch(kernel, spec, params, gatherBuffers(buffers), tile.grid(params.items));
+    return;
+  }
+  const parts = Math.min(splits, affordable);
+  const partial = gpu.alloc(parts * part, "convolution partial sums");
+  const { src, weight, live } = buffers;
+  const raw = { ...params, splits: parts, flags: params.flags & FLAG.skipping };
+  gpu.dispatch(kernel, spec, raw, gatherBuffers({ src, weight, live, dst: partial }), tile.grid(params.items * parts));
+  const finished = gatherBuffers({ ...buffers, src: partial });
+  gpu.dispatch(gatherFinishKernel, undefined, { ...params, splits: parts }, finished, linearGrid(part / 16));
+  gpu.free(partial);
 }
 
-/** Records one gather pass. */
+/** Records one gather pass; `chosen` overrides what the adapter and the shape would choose. */
 export function gather(
   gpu: Gpu,
   s: ConvShape,
   direction: Direction,
-  b: GatherBuffers,
+  buffers: GatherBuffers,
   options: GatherOptions = {},
-  backend?: ConvBackend,
+  chosen?: ConvBackend | GatherChoice,
 ): void {
+  const call = { s, direction, weightPerImage: options.weightPerImage ?? false, half: options.half ?? false };
+  const tuned = tunedOf(gpu);
+  if (tuned.collects({ pass: "gather", ...call })) return;
+  const launch = { s, direction, buffers, options };
+  const choice =
+    typeof chosen === "object"
+      ? chosen
+      : (chosen === undefined && tuned.gather(call)) || defaultGather(gpu, call, chosen);
   const out4 = vec4s(direction === "forward" ? s.k : s.c);
-  const launch = <Spec>(kernel: Kernel<keyof ReturnType<typeof gatherParams>, Spec>, spec: Spec, tile: TileSize) => {
-    const params = gatherParams(s, direction, tile, b, options);
-    gpu.dispatch(kernel, spec, params, gatherBuffers(b), tile.grid(params.items));
-  };
-  switch (backend ?? choose(gpu, out4)) {
+  switch (choice.backend) {
     case "simple":
-      return launch(gatherRegisterKernel, SIMPLE, registerTile(SIMPLE));
+      return launchGather(gpu, launch, gatherRegisterKernel, SIMPLE, registerTile(SIMPLE));
     case "register": {
       const spec = registerSpec(out4);
-      return launch(gatherRegisterKernel, spec, registerTile(spec));
+      return launchGather(gpu, launch, gatherRegisterKernel, spec, registerTile(spec));
     }
     case "subgroup": {
       const lanes = gpu.adapter.subgroupSize ?? 0;
       const spec = { lanes, lanesK: out4 > 4 ? lanes : Math.min(4, lanes), pixels: SUBGROUP_PIXELS };
-      return launch(gatherSubgroupKernel, spec, subgroupTile(spec));
+      return launchGather(gpu, launch, gatherSubgroupKernel, spec, subgroupTile(spec));
+    }
+    case "workgroup": {
+      const { spec, splits } = choice;
+      return launchGather(gpu, launch, gatherWorkgroupKernel, spec, workgroupTile(spec), splits);
+    }
+    case "matrix": {
+      const { spec, splits } = choice;
+      return launchGather(gpu, launch, gatherMatrixKernel, spec, matrixTile(spec), splits);
     }
   }
 }
@@ -80,73 +117,135 @@ export interface WeightPassBuffers {
   readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
 }
 
+export interface WeightPassOptions {
+  /** Tap t reads image t alone, of x and of dy. */
+  readonly imagePerTap?: boolean;
+  /** As in {@link GatherOptions}. */
+  readonly half?: boolean;
+}
+
 /** Invocations wanted before rows are split no further: fills small GPUs, and keeps partial sums small. */
 const ENOUGH_INVOCATIONS = 16384;
+/** The same for the backends of large GPUs (H200: 132 multiprocessors of up to 2,048 invocations). */
+const ENOUGH_INVOCATIONS_TILED = 131072;
 /** Rows of one chunk are added in one float32 sum; more chunks than this would only cost memory. */
 const MAX_CHUNKS = 64;
 
 /** How a backend cuts dw up: tiles over its rows and columns, and invocations per tile. */
-interface WeightTiling<Spec> {
+export interface WeightTiling<Spec> {
   readonly kernel: Kernel<keyof typeof WEIGHT_PARAMS, Spec>;
   readonly spec: Spec;
-  /** Tiles over the input channels of one tap, or over all rows. */
+  /** Tiles over the input channels of one tap, or over all rows (of a group of taps with pixels of their own). */
   readonly tilesC: number;
   readonly tilesK: number;
   /** Tiles of one chunk. */
   readonly blocks: number;
+  /** Invocations of one chunk, and how many are enough. */
   readonly invocations: number;
+  readonly enough: number;
   grid(tiles: number): Grid;
 }
 
-/** Records one weight pass; partial sums live in a buffer that is back in the pool when this returns. */
-export function weightPass(
+/** Records a weight pass with a kernel of the caller's choice; partial sums are back in the pool when this returns. */
+export function launchWeight<Spec>(
   gpu: Gpu,
   s: ConvShape,
   b: WeightPassBuffers,
-  { imagePerTap = false }: { readonly imagePerTap?: boolean } = {},
-  backend?: ConvBackend,
+  imagePerTap: boolean,
+  t: WeightTiling<Spec>,
 ): void {
   const size = convOutputSize("pconvBackwardWeight", s);
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
   const taps = imagePerTap ? s.n : s.kernel[0] * s.kernel[1];
-  const launch = <Spec>(t: WeightTiling<Spec>) => {
-    const rows = imagePerTap ? size[0] : s.n * size[0];
-    const entries = taps * c4 * 4 * k4; // vec4s of dw
-    const wanted = Math.min(Math.ceil(ENOUGH_INVOCATIONS / t.invocations), MAX_CHUNKS, rows);
-    const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / (entries * 16));
-    const chunkRows = Math.ceil(rows / Math.max(1, Math.min(wanted, affordable)));
-    const chunks = Math.ceil(rows / chunkRows);
-    const params = {
-      ...convParams(s, size),
-      ...(imagePerTap ? { kh: taps, kw: 1 } : {}),
-      chunks,
-      chunkRows,
-      rows,
-      tilesC: t.tilesC,
-      tilesK: t.tilesK,
-      items: chunks * t.blocks,
-      imagePerTap: Number(imagePerTap),
-      livePixels: (b.live?.n ?? 1) * size[0] * size[1],
-      skipping: Number(b.live !== undefined),
-    };
-    const partials = chunks > 1 ? gpu.alloc(chunks * entries * 16, "pconvBackwardWeight partial sums") : b.dw;
-    gpu.dispatch(t.kernel, t.spec, params, [b.x, b.dy, b.live?.mask ?? b.x, partials], t.grid(params.items));
-    if (chunks === 1) return;
-    sumPartials(gpu, { partials, sum: b.dw, chunks, vec4s: entries });
-    gpu.free(partials);
+  const rows = imagePerTap ? size[0] : s.n * size[0];
+  const entries = taps * c4 * 4 * k4; // vec4s of dw
+  const wanted = Math.min(Math.ceil(t.enough / t.invocations), MAX_CHUNKS, rows);
+  const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / (entries * 16));
+  const chunkRows = Math.ceil(rows / Math.max(1, Math.min(wanted, affordable)));
+  const chunks = Math.ceil(rows / chunkRows);
+  const params = {
+    ...convParams(s, size),
+    ...(imagePerTap ? { kh: taps, kw: 1 } : {}),
+    chunks,
+    chunkRows,
+    rows,
+    tilesC: t.tilesC,
+    tilesK: t.tilesK,
+    items: chunks * t.blocks,
+    imagePerTap: Number(imagePerTap),
+    livePixels: (b.live?.n ?? 1) * size[0] * size[1],
+    skipping: Number(b.live !== undefined),
   };
-  const chosen = backend ?? choose(gpu, k4);
-  if (chosen === "subgroup") {
-    const lanes = gpu.adapter.subgroupSize ?? 0;
-    const tilesC = Math.ceil((taps * c4) / SUBGROUP_ROWS4);
-    const tilesK = Math.ceil(k4 / lanes);
-    const blocks = tilesC * tilesK;
-    const tiling = { tilesC, tilesK, blocks, invocations: blocks * lanes, grid: workgroupGrid };
-    return launch({ kernel: weightSubgroupKernel, spec: { lanes }, ...tiling });
+  const partials = chunks > 1 ? gpu.alloc(chunks * entries * 16, "pconvBackwardWeight partial sums") : b.dw;
+  gpu.dispatch(t.kernel, t.spec, params, [b.x, b.dy, b.live?.mask ?? b.x, partials], t.grid(params.items));
+  if (chunks === 1) return;
+  sumPartials(gpu, { partials, sum: b.dw, chunks, vec4s: entries });
+  gpu.free(partials);
+}
+
+/** Tiles of the backends with workgroup memory. */
+export function blockTiling(
+  s: ConvShape,
+  imagePerTap: boolean,
+  spec: { readonly rows4: number; readonly columns4: number },
+  invocations: number,
+) {
+  const groups = imagePerTap ? s.n : 1;
+  const rows4 = (imagePerTap ? 1 : s.kernel[0] * s.kernel[1]) * vec4s(s.c);
+  const tilesC = Math.ceil(rows4 / spec.rows4);
+  const tilesK = Math.ceil(vec4s(s.k) / spec.columns4);
+  const blocks = groups * tilesC * tilesK;
+  return {
+    ...{ tilesC, tilesK, blocks, invocations: blocks * invocations },
+    ...{ enough: ENOUGH_INVOCATIONS_TILED, grid: workgroupGrid },
+  };
+}
+
+/** Records one weight pass; `chosen` overrides what the adapter and the shape would choose. */
+export function weightPass(
+  gpu: Gpu,
+  s: ConvShape,
+  b: WeightPassBuffers,
+  { imagePerTap = false, half = false }: WeightPassOptions = {},
+  chosen?: ConvBackend | WeightChoice,
+): void {
+  const call = { s, imagePerTap, half };
+  const tuned = tunedOf(gpu);
+  if (tuned.collects({ pass: "weight", ...call })) return;
+  const choice =
+    typeof chosen === "object"
+      ? chosen
+      : (chosen === undefined && tuned.weight(call)) || defaultWeight(gpu, call, chosen);
+  const launch = <Spec>(tiling: WeightTiling<Spec>) => launchWeight(gpu, s, b, imagePerTap, tiling);
+  const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
+  const taps = imagePerTap ? s.n : s.kernel[0] * s.kernel[1];
+  switch (choice.backend) {
+    case "simple":
+    case "register": {
+      const simple = choice.backend === "simple";
+      const spec = simple ? { in4: 1, out4: 1 } : { in4: Math.min(2, c4), out4: Math.min(2, k4) };
+      const [tilesC, tilesK] = [Math.ceil(c4 / spec.in4), Math.ceil(k4 / spec.out4)];
+      const blocks = taps * tilesC * tilesK;
+      const tiling = { tilesC, tilesK, blocks, invocations: blocks, enough: ENOUGH_INVOCATIONS, grid: linearGrid };
+      return launch({ kernel: weightRegisterKernel, spec, ...tiling });
+    }
+    case "subgroup": {
+      const lanes = gpu.adapter.subgroupSize ?? 0;
+      const tilesC = imagePerTap ? taps * Math.ceil(c4 / SUBGROUP_ROWS4) : Math.ceil((taps * c4) / SUBGROUP_ROWS4);
+      const tilesK = Math.ceil(k4 / lanes);
+      const blocks = tilesC * tilesK;
+      const tiling = { tilesC, tilesK, blocks, invocations: blocks * lanes, grid: workgroupGrid };
+      return launch({ kernel: weightSubgroupKernel, spec: { lanes }, enough: ENOUGH_INVOCATIONS, ...tiling });
+    }
+    case "workgroup": {
+      const { spec } = choice;
+      const tiling = blockTiling(s, imagePerTap, spec, weightWorkgroupLayout(spec).invocations);
+      return launch({ kernel: weightWorkgroupKernel, spec, ...tiling });
+    }
+    case "matrix": {
+      const { spec } = choice;
+      const tiling = blockTiling(s, imagePerTap, spec, weightMatrixLayout(spec).invocations);
+      return launch({ kernel: weightMatrixKernel, spec, ...tiling });
+    }
   }
-  const spec = chosen === "simple" ? { in4: 1, out4: 1 } : { in4: Math.min(2, c4), out4: Math.min(2, k4) };
-  const tilesC = Math.ceil(c4 / spec.in4);
-  const tilesK = Math.ceil(k4 / spec.out4);
-  const blocks = taps * tilesC * tilesK;
-  launch({ kernel: weightRegisterKernel, spec, tilesC, tilesK, blocks, invocations: blocks, grid: linearGrid });
 }

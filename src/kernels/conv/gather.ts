@@ -21,6 +21,7 @@
 import type { Grid } from "../../gpu/gpu.js";
 import type { Kernel } from "../../gpu/kernel.js";
 import type { Storage } from "../../gpu/pool.js";
+import { QUOTIENT } from "../quotient.js";
 import { convOutputSize, type ConvShape, vec4s } from "../shape.js";
 
 export type Direction = "forward" | "backwardInput";
@@ -46,6 +47,8 @@ export interface GatherOptions {
   readonly slope?: number | undefined;
   /** Every image has its own weight: a batched matrix product. */
   readonly weightPerImage?: boolean;
+  /** Products of half precision, added in float32, where the adapter has matrix units for it; elsewhere nothing changes. */
+  readonly half?: boolean;
 }
 
 export const GATHER_PARAMS = {
@@ -78,6 +81,9 @@ export const GATHER_PARAMS = {
   tiles: "u32",
   tilesK: "u32",
   items: "u32",
+  /** Parts of the reduction that are summed separately (backends that can), and pixels of all images. */
+  splits: "u32",
+  outPixels: "u32",
   flags: "u32",
   scalePixels: "u32",
   livePixels: "u32",
@@ -88,13 +94,33 @@ type GatherParam = keyof typeof GATHER_PARAMS;
 export type GatherKernel<Spec> = Kernel<GatherParam, Spec>;
 export const GATHER_BINDINGS = ["read", "read", "read", "read", "read", "read", "read", "read_write"] as const;
 
-const FLAG = { scaled: 1, biased: 2, accumulate: 4, activated: 8, skipping: 16, based: 32 } as const;
+export const FLAG = { scaled: 1, biased: 2, accumulate: 4, activated: 8, skipping: 16, based: 32 } as const;
 
 /** How many pixels and vec4s of channels one tile holds, and how many workgroups a number of tiles takes. */
 export interface TileSize {
   readonly pixels: number;
   readonly channels4: number;
   grid(tiles: number): Grid;
+}
+
+/** Sizes that do not depend on the tile. */
+export function gatherSize(s: ConvShape, direction: Direction, weightPerImage: boolean) {
+  const [p, q] = convOutputSize(direction === "forward" ? "pconvForward" : "pconvBackwardInput", s);
+  const forward = direction === "forward";
+  const [srcH, srcW, srcC, outH, outW, outC] = forward ? [s.h, s.w, s.c, p, q, s.k] : [p, q, s.k, s.h, s.w, s.c];
+  const [clsH, clsW] = forward ? [1, 1] : s.stride;
+  const [classH, classW] = [Math.ceil(outH / clsH), Math.ceil(outW / clsW)];
+  const images = weightPerImage ? 1 : s.n;
+  const classes = clsH * clsW;
+  const taps = Math.ceil(s.kernel[0] / clsH) * Math.ceil(s.kernel[1] / clsW);
+  return {
+    ...{ srcH, srcW, src4: vec4s(srcC), outH, outW, out4: vec4s(outC), clsW, classes, classH, classW, images },
+    /** Pixels in one group of a class, and how many groups there are over all classes. */
+    pixels: images * classH * classW,
+    groups: (s.n / images) * classes,
+    /** vec4s that an output sums over, in the class of most taps. */
+    reduction4: taps * vec4s(srcC),
+  };
 }
 
 /** Sizes of the pass as the WGSL reads them. */
@@ -105,16 +131,11 @@ export function gatherParams(
   b: GatherBuffers,
   o: GatherOptions = {},
 ): Record<GatherParam, number> {
-  const [p, q] = convOutputSize(direction === "forward" ? "pconvForward" : "pconvBackwardInput", s);
   const forward = direction === "forward";
-  const [srcH, srcW, srcC, outH, outW, outC] = forward ? [s.h, s.w, s.c, p, q, s.k] : [p, q, s.k, s.h, s.w, s.c];
-  const [clsH, clsW] = forward ? [1, 1] : s.stride;
-  const [classH, classW] = [Math.ceil(outH / clsH), Math.ceil(outW / clsW)];
-  const images = o.weightPerImage ? 1 : s.n;
-  const pixels = images * classH * classW;
+  const size = gatherSize(s, direction, o.weightPerImage ?? false);
+  const { outH, outW, pixels } = size;
   const tiles = Math.ceil(pixels / tile.pixels);
-  const tilesK = Math.ceil(vec4s(outC) / tile.channels4);
-  const classes = clsH * clsW;
+  const tilesK = Math.ceil(size.out4 / tile.channels4);
   const flags =
     (b.scale ? FLAG.scaled : 0) |
     (b.bias ? FLAG.biased : 0) |
@@ -124,12 +145,12 @@ export function gatherParams(
     (b.base ? FLAG.based : 0);
   const perImage = outH * outW;
   return {
-    srcH,
-    srcW,
-    srcC4: vec4s(srcC),
+    srcH: size.srcH,
+    srcW: size.srcW,
+    srcC4: size.src4,
     outH,
     outW,
-    outC4: vec4s(outC),
+    outC4: size.out4,
     kh: s.kernel[0],
     kw: s.kernel[1],
     mulH: forward ? s.stride[0] : 1,
@@ -140,16 +161,18 @@ export function gatherParams(
     offW: forward ? -s.padding[1] : s.padding[1],
     divH: forward ? 1 : s.stride[0],
     divW: forward ? 1 : s.stride[1],
-    clsW,
-    classes,
-    classH,
-    classW,
+    clsW: size.clsW,
+    classes: size.classes,
+    classH: size.classH,
+    classW: size.classW,
     pixels,
-    images,
-    weightStride: o.weightPerImage ? s.kernel[0] * s.kernel[1] * vec4s(srcC) * 4 * vec4s(outC) : 0,
+    images: size.images,
+    weightStride: o.weightPerImage ? s.kernel[0] * s.kernel[1] * size.src4 * 4 * size.out4 : 0,
     tiles,
     tilesK,
-    items: (s.n / images) * classes * tiles * tilesK,
+    items: size.groups * tiles * tilesK,
+    splits: 1,
+    outPixels: s.n * perImage,
     flags,
     scalePixels: (b.scale?.n ?? 1) * perImage,
     livePixels: (b.live?.n ?? 1) * perImage,
@@ -169,6 +192,34 @@ export const gatherBuffers = (b: GatherBuffers): Storage[] => [
   b.dst,
 ];
 
+/** WGSL of `store`; needs the epilogue's uniforms and bindings. */
+export const EPILOGUE = /* wgsl */ `
+/** Finishes vec4 k of an output pixel. */
+fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
+  let at = pixel * p.outC4 + k;
+  if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
+    dst[at] = base[at];
+    return;
+  }
+  var value = total;
+  if (computed && (p.flags & ${FLAG.accumulate}u) != 0u) { value += dst[at]; }
+  var share = 1.0;
+  if ((p.flags & ${FLAG.scaled}u) != 0u) {
+    var at_scale = pixel;
+    if (pixel >= p.scalePixels) { at_scale = pixel % p.scalePixels; } // shared by the batch
+    value *= scale[at_scale];
+    share = bias_scale[at_scale];
+  }
+  if ((p.flags & ${FLAG.biased}u) != 0u) { value += bias[k] * share; }
+  if ((p.flags & ${FLAG.activated}u) != 0u) {
+    // Exact for both signs, and NaN stays NaN on every adapter (max and select turn it into 0 on some).
+    let positive = 0.5 * (value + abs(value));
+    value = positive + p.slope * (value - positive);
+  }
+  dst[at] = value;
+}
+`;
+
 /**
  * WGSL that every backend starts with: bindings, `tile_of`, `pixel_of`, `source_row`, `source_column`, `live`, `store`.
  */
@@ -183,7 +234,7 @@ export const GATHER_PRELUDE = /* wgsl */ `
 @group(0) @binding(8) var<storage, read_write> dst: array<vec4f>;    // [N,outH,outW,outC]
 
 const NOWHERE = 0xffffffffu;
-
+${QUOTIENT}
 struct Tile {
   k: u32,         // tile over the channels
   first: u32,     // tile over the pixels of the group
@@ -192,11 +243,13 @@ struct Tile {
 }
 
 fn tile_of(id: u32) -> Tile {
-  var rest = id;
-  let k = rest % p.tilesK; rest /= p.tilesK;
-  let first = rest % p.tiles; rest /= p.tiles;
-  let cls = rest % p.classes;
-  return Tile(k, first, vec2<i32>(i32(cls / p.clsW), i32(cls % p.clsW)), rest / p.classes * p.images);
+  let over_k = quotient(id, p.tilesK);
+  let over_tiles = quotient(over_k, p.tiles);
+  let group = quotient(over_tiles, p.classes);
+  let cls = over_tiles - group * p.classes;
+  let cls_y = quotient(cls, p.clsW);
+  let class_of = vec2<i32>(i32(cls_y), i32(cls - cls_y * p.clsW));
+  return Tile(id - over_k * p.tilesK, over_k - over_tiles * p.tiles, class_of, group * p.images);
 }
 
 struct Pixel {
@@ -207,10 +260,11 @@ struct Pixel {
 
 /** Pixel m of the tile's group. */
 fn pixel_of(tile: Tile, m: u32) -> Pixel {
-  let n = tile.image + m / (p.classH * p.classW);
-  let at = m % (p.classH * p.classW);
-  let yy = i32(at / p.classW);
-  let xx = i32(at % p.classW);
+  let row = quotient(m, p.classW);
+  let image_in_group = quotient(row, p.classH);
+  let n = tile.image + image_in_group;
+  let yy = i32(row - image_in_group * p.classH);
+  let xx = i32(m - row * p.classW);
   let y = yy * p.divH + tile.cls.x;
   let x = xx * p.divW + tile.cls.y;
   let inside = m < p.pixels && y < i32(p.outH) && x < i32(p.outW);
@@ -231,29 +285,7 @@ fn address(pixel: Pixel, at: vec2<i32>) -> u32 {
 
 fn live(pixel: Pixel) -> bool {
   if (pixel.out == NOWHERE) { return false; }
-  return (p.flags & ${FLAG.skipping}u) == 0u || live_mask[pixel.out % p.livePixels] != 0.0;
+  return (p.flags & ${FLAG.skipping}u) == 0u || live_mask[pixel.out - quotient(pixel.out, p.livePixels) * p.livePixels] != 0.0;
 }
 
-/** Finishes vec4 k of an output pixel. */
-fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
-  let at = pixel * p.outC4 + k;
-  if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
-    dst[at] = base[at];
-    return;
-  }
-  var value = total;
-  if (computed && (p.flags & ${FLAG.accumulate}u) != 0u) { value += dst[at]; }
-  var share = 1.0;
-  if ((p.flags & ${FLAG.scaled}u) != 0u) {
-    value *= scale[pixel % p.scalePixels];
-    share = bias_scale[pixel % p.scalePixels];
-  }
-  if ((p.flags & ${FLAG.biased}u) != 0u) { value += bias[k] * share; }
-  if ((p.flags & ${FLAG.activated}u) != 0u) {
-    // Exact for both signs, and NaN stays NaN on every adapter (max and select turn it into 0 on some).
-    let positive = 0.5 * (value + abs(value));
-    value = positive + p.slope * (value - positive);
-  }
-  dst[at] = value;
-}
-`;
+${EPILOGUE}`;
