@@ -13,7 +13,7 @@
  */
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
-import { type ConvBackend, gather } from "./conv/backend.js";
+import { type ConvAlgorithm, convolve } from "./conv/engine.js";
 import { forEachTap } from "./pconvForward.js";
 import type { ConvShape } from "./shape.js";
 
@@ -26,9 +26,14 @@ export interface PConvBackwardInputBuffers {
 }
 
 /** Records one input gradient. */
-export function pconvBackwardInput(gpu: Gpu, s: ConvShape, b: PConvBackwardInputBuffers, backend?: ConvBackend): void {
+export function pconvBackwardInput(
+  gpu: Gpu,
+  s: ConvShape,
+  b: PConvBackwardInputBuffers,
+  algorithm?: ConvAlgorithm,
+): void {
   const buffers = { src: b.dy, weight: b.weightT, dst: b.dx, live: b.live };
-  gather(gpu, s, "backwardInput", buffers, {}, backend);
+  convolve(gpu, s, "backwardInput", buffers, {}, algorithm);
 }
 
 /** The same in float64, channels unpadded; `weight` is not transposed. `only` restricts it to outputs that touch chosen inputs. */

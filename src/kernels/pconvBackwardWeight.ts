@@ -13,7 +13,7 @@
  */
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
-import { type ConvBackend, weightPass } from "./conv/backend.js";
+import { type ConvAlgorithm, convolveWeight } from "./conv/engine.js";
 import { forEachTap } from "./pconvForward.js";
 import type { ConvShape } from "./shape.js";
 
@@ -30,9 +30,9 @@ export function pconvBackwardWeight(
   gpu: Gpu,
   s: ConvShape,
   b: PConvBackwardWeightBuffers,
-  backend?: ConvBackend,
+  algorithm?: ConvAlgorithm,
 ): void {
-  weightPass(gpu, s, b, {}, backend);
+  convolveWeight(gpu, s, b, algorithm);
 }
 
 /** The same in float64, channels unpadded. `only` restricts it to some (tap, c) rows of the weight. */

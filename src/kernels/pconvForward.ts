@@ -14,7 +14,7 @@
  */
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
-import { type ConvBackend, gather } from "./conv/backend.js";
+import { type ConvAlgorithm, convolve } from "./conv/engine.js";
 import { convOutputSize, type ConvShape } from "./shape.js";
 
 export interface PConvForwardBuffers {
@@ -33,12 +33,12 @@ export interface PConvForwardBuffers {
 }
 
 /** Records one forward convolution. */
-export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, backend?: ConvBackend): void {
+export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, algorithm?: ConvAlgorithm): void {
   const { ratio, base, slope } = b;
   // Where the ratio is 0 nothing was valid, and the sum is 0 whatever the weights are.
   const live = b.live ?? (ratio && { mask: ratio.scale, n: ratio.n });
   const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live, base };
-  gather(gpu, s, "forward", buffers, { slope }, backend);
+  convolve(gpu, s, "forward", buffers, { slope }, algorithm);
 }
 
 /** Loops over every (output, tap) pair inside the image; shared by the three references. */

@@ -13,7 +13,7 @@
  */
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
-import { gather, weightPass } from "./conv/backend.js";
+import { convolve, convolveWeight } from "./conv/engine.js";
 import type { ConvShape } from "./shape.js";
 import { type JoinedChannels, upWeight, upWeightBackward, upWeightBytes } from "./upWeight.js";
 
@@ -74,11 +74,11 @@ export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
     return taken;
   };
   const low = part("low");
-  gather(gpu, lowShape(s), "backwardInput", { src: b.low, weight: low, dst: b.y, live });
+  convolve(gpu, lowShape(s), "backwardInput", { src: b.low, weight: low, dst: b.y, live });
   gpu.free(low);
   const skip = part("skip");
   const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
-  gather(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope });
+  convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope });
   gpu.free(skip);
 }
 
@@ -109,19 +109,19 @@ export function pconvUpBackward(gpu: Gpu, s: UpShape, b: PConvUpBackwardBuffers)
   const { dLow, dSkip, dw } = b;
   if (dLow) {
     transposed("low", (weight) => {
-      gather(gpu, lowShape(s), "forward", { src: b.g, weight, dst: dLow, live: b.liveLow });
+      convolve(gpu, lowShape(s), "forward", { src: b.g, weight, dst: dLow, live: b.liveLow });
     });
   }
   if (dSkip) {
     transposed("skip", (weight) => {
-      gather(gpu, skipShape(s), "backwardInput", { src: b.g, weight, dst: dSkip, live: b.liveSkip });
+      convolve(gpu, skipShape(s), "backwardInput", { src: b.g, weight, dst: dSkip, live: b.liveSkip });
     });
   }
   if (!dw) return;
   const part = (name: "low" | "skip") => gpu.alloc(upWeightBytes(s, name), `pconvUp ${name} dw`);
   const [low, skip] = [part("low"), part("skip")];
-  weightPass(gpu, lowShape(s), { x: b.g, dy: b.low, dw: low, live: b.liveLow });
-  weightPass(gpu, skipShape(s), { x: b.skip, dy: b.g, dw: skip, live: b.liveY });
+  convolveWeight(gpu, lowShape(s), { x: b.g, dy: b.low, dw: low, live: b.liveLow });
+  convolveWeight(gpu, skipShape(s), { x: b.skip, dy: b.g, dw: skip, live: b.liveY });
   upWeightBackward(gpu, s, { low, skip, dw });
   for (const storage of [low, skip]) gpu.free(storage);
 }

@@ -45,19 +45,24 @@ fn main(
   var rest = ${workgroupId};
   if (rest >= p.items) { return; }
   let tile_k = rest % p.tilesK; rest /= p.tilesK;
-  let row4 = (rest % p.tilesC) * ${SUBGROUP_ROWS4}u;
+  // Tiles run over all rows of dw, and so over several taps; but not where every tap reads an image of its own.
+  let span = select(p.kh * p.kw * p.c4, p.c4, p.imagePerTap != 0u);
+  let span_tiles = (span + ${SUBGROUP_ROWS4 - 1}u) / ${SUBGROUP_ROWS4}u;
+  let tile_c = rest % p.tilesC;
+  let row4 = tile_c / span_tiles * span + tile_c % span_tiles * ${SUBGROUP_ROWS4}u;
+  let end4 = (tile_c / span_tiles + 1u) * span;
   let chunk = rest / p.tilesC;
   let k = tile_k * ${lanes}u + lane;
   let load_k = min(k, p.k4 - 1u);
   // The row of dw whose source this lane loads: the same one for each of its slots, since lanes is a multiple of the rows.
   let own_row = row4 + lane % ${SUBGROUP_ROWS4}u;
-  let in_weight = own_row < p.kh * p.kw * p.c4;
+  let in_weight = own_row < end4;
   let tap = own_row / p.c4;
   let c = own_row % p.c4;
   let i = i32(tap / p.kw) * i32(1u - p.imagePerTap);
   let j = i32(tap % p.kw) * i32(1u - p.imagePerTap);
   let offset = vec2<i32>(i * p.dilH - p.padH, j * p.dilW - p.padW);
-  let start = first_row(row4 / p.c4); // tiles span several taps only where the rows are the same for all
+  let start = first_row(row4 / p.c4);
   ${R.flatMap((r) => L.map((l) => `var a_${r}_${l} = vec4f();`)).join(" ")}
   let rows = min((chunk + 1u) * p.chunkRows, p.rows);
   for (var r = chunk * p.chunkRows; r < rows; r++) {
@@ -95,7 +100,7 @@ fn main(
   let to = chunk * p.kh * p.kw * p.c4 + row4;
   ${R.map((r) => {
     const stores = L.map((l) => `dw[((to + ${r}u) * 4u + ${l}u) * p.k4 + k] = a_${r}_${l};`).join(" ");
-    return `if (row4 + ${r}u < p.kh * p.kw * p.c4) { ${stores} }`;
+    return `if (row4 + ${r}u < end4) { ${stores} }`;
   }).join("\n  ")}
 }
 `;

@@ -1,0 +1,167 @@
+/**
+ * Convolutions of 3x3 and stride 1 by Winograd's F(2x2, 3x3): transform, 16 products of matrices in the engine's own gather and
+ * weight passes, transform back (see `winogradTransforms.ts`).
+ *
+ * Why: 4 multiplications per pixel and channel pair instead of 9, on top of whichever backend multiplies. What it costs is
+ * memory traffic, 16/4 vec4s written and read again per pixel and channel vec4 on both sides, so it pays where C K / (C + K)
+ * is large: from 40 on by measurement on lavapipe (A 64->64 even, B 192->64 1.35 times as fast, D 512->512 1.5 times), and by
+ * calculation for a GPU with 60 TFLOP/s and 4.8 TB/s (32 (C + K) bytes against 10 C K operations a pixel). Runs of tile rows are dealt with one after the other, so that what lies between stays small (and on software
+ * adapters in the cache).
+ *
+ * Error: about twice that of the direct form in float32 (Lavin & Gray 2016, sec. 5.3; bounds in the tests).
+ */
+import type { Gpu } from "../../gpu/gpu.js";
+import type { Storage } from "../../gpu/pool.js";
+import { convOutputSize, type ConvShape, vec4s } from "../shape.js";
+import { weightedSum } from "../weightedSum.js";
+import type { WeightPassBuffers } from "./backend.js";
+import { type Direction, FLAG, type GatherBuffers, type GatherOptions } from "./gather.js";
+import {
+  type TileRows,
+  winogradGradient,
+  winogradInput,
+  winogradLive,
+  winogradOutput,
+  winogradWeight,
+  winogradWeightBackward,
+} from "./winogradTransforms.js";
+
+/** Bytes of transformed tiles at a time. */
+const RUN_BYTES = 32 * 2 ** 20;
+/** C K / (C + K) from which on the multiplications saved outweigh the traffic. */
+const LEAST_INTENSITY = 40;
+/** Fewer tiles than this leave the products' own tiles empty. */
+const LEAST_TILES = 64;
+
+/** The direct passes that the products run in. */
+type GatherProducts = (s: ConvShape, b: GatherBuffers, o: GatherOptions) => void;
+type WeightProducts = (s: ConvShape, b: WeightPassBuffers) => void;
+
+const tilesOf = (h: number, w: number) => [Math.ceil(h / 2), Math.ceil(w / 2)] as const;
+
+/** Whether Winograd's form exists for this convolution. */
+export const winogradApplies = (s: ConvShape): boolean =>
+  s.kernel.every((v) => v === 3) &&
+  s.stride.every((v) => v === 1) &&
+  s.dilation.every((v) => v === 1) &&
+  s.padding.every((v) => v <= 2);
+
+/** Whether it is worth it. */
+export function winogradPays(s: ConvShape): boolean {
+  if (!winogradApplies(s) || (s.c * s.k) / (s.c + s.k) < LEAST_INTENSITY) return false;
+  const [p, q] = convOutputSize("pconvForward", s);
+  const [ty, tx] = tilesOf(p, q);
+  return s.n * ty * tx >= LEAST_TILES;
+}
+
+/** A product of matrices per transformed coefficient: 16 "images" of tiles, 1x1. */
+const productShape = (t: TileRows, c: number, k: number): ConvShape => ({
+  n: 16,
+  h: t.rows,
+  w: t.tilesX,
+  c,
+  k,
+  kernel: [1, 1],
+  stride: [1, 1],
+  padding: [0, 0],
+  dilation: [1, 1],
+});
+
+/** Runs of tile rows over an output of n x h x w, each with at most RUN_BYTES of transformed tiles of `channels4` vec4s. */
+function* runs(n: number, h: number, w: number, channels4: number): Generator<Omit<TileRows, "c4">> {
+  const [tilesY, tilesX] = tilesOf(h, w);
+  const rowBytes = 16 * tilesX * channels4 * 16;
+  const most = Math.max(1, Math.floor(RUN_BYTES / rowBytes));
+  const count = Math.ceil((n * tilesY) / most);
+  const rows = Math.ceil((n * tilesY) / count);
+  for (let row0 = 0; row0 < n * tilesY; row0 += rows) {
+    yield { n, h, w, tilesY, tilesX, row0, rows: Math.min(rows, n * tilesY - row0) };
+  }
+}
+
+/** Records a gather pass in Winograd's form; `weight` is the one that the direct form reads. */
+export function winogradGather(
+  gpu: Gpu,
+  products: GatherProducts,
+  s: ConvShape,
+  direction: Direction,
+  b: GatherBuffers,
+  o: GatherOptions,
+): void {
+  const size = convOutputSize("winograd", s);
+  const forward = direction === "forward";
+  const [source, output] = forward ? [[s.h, s.w], size] : [size, [s.h, s.w]];
+  const [c, k] = forward ? [s.c, s.k] : [s.k, s.c];
+  const [c4, k4] = [vec4s(c), vec4s(k)];
+  const padding = forward ? s.padding : ([2 - s.padding[0], 2 - s.padding[1]] as const);
+  const u = gpu.alloc(16 * c4 * 4 * k4 * 16, "winograd weight");
+  winogradWeight(gpu, { rows: 4 * c4, k4, turned: !forward }, { w: b.weight, u });
+  const flags =
+    (b.scale ? FLAG.scaled : 0) |
+    (b.bias ? FLAG.biased : 0) |
+    (o.accumulate ? FLAG.accumulate : 0) |
+    (o.slope !== undefined ? FLAG.activated : 0) |
+    (b.base ? FLAG.based : 0);
+  for (const run of runs(s.n, output[0], output[1], c4 + k4)) {
+    const tiles = run.rows * run.tilesX;
+    const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
+    const m = gpu.alloc(16 * tiles * k4 * 16, "winograd products");
+    const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
+    if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
+    const from = { ...run, h: source[0], w: source[1], c4 };
+    winogradInput(gpu, from, padding, { x: b.src, v, live });
+    const buffers = { src: v, weight: u, dst: m, live: live && { mask: live, n: 1 } };
+    products(productShape(from, c, k), buffers, { weightPerImage: true, ...(o.half ? { half: true } : {}) });
+    winogradOutput(
+      gpu,
+      { ...run, c4: k4 },
+      {
+        m,
+        dst: b.dst,
+        live,
+        flags,
+        scalePixels: (b.scale?.n ?? 1) * output[0] * output[1],
+        slope: o.slope ?? 0,
+        bias: b.bias ?? m,
+        scale: b.scale?.scale ?? m,
+        biasScale: b.scale?.biasScale ?? m,
+        base: b.base ?? m,
+      },
+    );
+    for (const storage of [v, m, ...(live ? [live] : [])]) gpu.free(storage);
+  }
+  gpu.free(u);
+}
+
+/** Records a weight pass in Winograd's form. */
+export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvShape, b: WeightPassBuffers): void {
+  const [p, q] = convOutputSize("winograd", s);
+  const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
+  const entries = 16 * c4 * 4 * k4;
+  let sum: Storage | null = null;
+  for (const run of runs(s.n, p, q, c4 + k4)) {
+    const tiles = run.rows * run.tilesX;
+    const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
+    const g = gpu.alloc(16 * tiles * k4 * 16, "winograd gradient");
+    const from = { ...run, h: s.h, w: s.w, c4 };
+    winogradInput(gpu, from, s.padding, { x: b.x, v });
+    winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g });
+    const part = gpu.alloc(entries * 16, "winograd dU");
+    const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
+    if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
+    products(productShape(from, s.c, s.k), { x: v, dy: g, dw: part, live: live && { mask: live, n: 1 } });
+    if (live) gpu.free(live);
+    for (const storage of [v, g]) gpu.free(storage);
+    if (!sum) {
+      sum = part;
+      continue;
+    }
+    const both: Storage = gpu.alloc(entries * 16, "winograd dU");
+    weightedSum(gpu, entries, { alpha: 1, beta: 1 }, { a: sum, b: part, y: both });
+    for (const storage of [sum, part]) gpu.free(storage);
+    sum = both;
+  }
+  if (!sum) return;
+  winogradWeightBackward(gpu, { rows: 4 * c4, k4 }, { du: sum, dw: b.dw });
+  gpu.free(sum);
+}

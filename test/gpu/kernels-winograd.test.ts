@@ -1,0 +1,284 @@
+/** Winograd's form: each transform against its matrices in float64, and whole passes against the convolution's references. */
+import { describe, expect, it } from "vitest";
+import { ShapeError } from "../../src/errors.js";
+import { convolve, convolveWeight } from "../../src/kernels/conv/engine.js";
+import {
+  type TileRows,
+  WINOGRAD,
+  winogradGradient,
+  winogradInput,
+  winogradLive,
+  winogradRef,
+  winogradWeight,
+  winogradWeightBackward,
+} from "../../src/kernels/conv/winogradTransforms.js";
+import { winogradPays } from "../../src/kernels/conv/winograd.js";
+import { pconvBackwardInputRef } from "../../src/kernels/pconvBackwardInput.js";
+import { pconvBackwardWeightRef } from "../../src/kernels/pconvBackwardWeight.js";
+import { pconvForwardRef } from "../../src/kernels/pconvForward.js";
+import { QUOTIENT } from "../../src/kernels/quotient.js";
+import { convOutputSize, type ConvShape } from "../../src/kernels/shape.js";
+import { transposeWeight } from "../../src/kernels/transposeWeight.js";
+import { defineKernel } from "../../src/gpu/kernel.js";
+import { linearGrid, linearMain } from "../../src/gpu/linear.js";
+import { abs, expectClose, expectExact, rounding } from "../support/close.js";
+import { Draw } from "../support/draw.js";
+import { useGpu, withScratch } from "../support/gpu.js";
+
+const gpu = useGpu();
+/** Sums of four products and their transforms: a few roundings more than the direct form's. */
+const ULPS = 64;
+
+const shape = (over: Partial<ConvShape>): ConvShape => ({
+  n: 1,
+  h: 8,
+  w: 8,
+  c: 4,
+  k: 4,
+  kernel: [3, 3],
+  stride: [1, 1],
+  padding: [1, 1],
+  dilation: [1, 1],
+  ...over,
+});
+
+describe("quotient", () => {
+  it("is the integer quotient, up to the largest numbers", async () => {
+    const draw = new Draw(0x71756f74);
+    const pairs: [number, number][] = [
+      [0, 1],
+      [1, 1],
+      [0xffffffff, 1],
+      [0xffffffff, 3],
+      [0xffffffff, 0x7fffffff],
+      [0xfffffffe, 0xffff],
+      [16777217, 1],
+      [16777217, 16777216],
+    ];
+    for (let i = 0; i < 2000; i++) {
+      const b = Math.max(1, Math.floor(2 ** draw.doubles(1, 0, 31)[0]));
+      const q = Math.floor(2 ** draw.doubles(1, 0, 32)[0] / b);
+      for (const a of [q * b - 1, q * b, q * b + 1, q * b + b - 1]) if (a >= 0 && a < 2 ** 32) pairs.push([a, b]);
+    }
+    const kernel = defineKernel({
+      name: "quotientTest",
+      params: { items: "u32" },
+      bindings: ["read", "read_write"],
+      wgsl: () => `
+@group(0) @binding(1) var<storage, read> pairs: array<vec2u>;
+@group(0) @binding(2) var<storage, read_write> result: array<u32>;
+${QUOTIENT}
+${linearMain("p.items", "result[id] = quotient(pairs[id].x, pairs[id].y);")}`,
+    });
+    const from = gpu().alloc(pairs.length * 8, "pairs");
+    const to = gpu().alloc(pairs.length * 4, "result");
+    gpu().write(from, Uint32Array.from(pairs.flat()));
+    gpu().dispatch(kernel, undefined, { items: pairs.length }, [from, to], linearGrid(pairs.length));
+    const [bits] = await gpu().read(to);
+    expectExact("quotient", new Uint32Array(bits.buffer, bits.byteOffset, pairs.length), pairs.map(([a, b]) => Math.floor(a / b)), draw.seed); // prettier-ignore
+    for (const storage of [from, to]) gpu().free(storage);
+  });
+});
+
+describe("transforms", () => {
+  const draw = new Draw(0x77696e6f);
+  const [n, h, w, c] = [2, 5, 7, 6];
+  const tiles: TileRows = { n, h, w, c4: 2, tilesY: 3, tilesX: 4, row0: 2, rows: 3 };
+  const x = draw.floats(n * h * w * c);
+  const at = (img: number, y: number, column: number, ch: number) =>
+    y < 0 || y >= h || column < 0 || column >= w ? 0 : x[((img * h + y) * w + column) * c + ch];
+  /** Reference of [16,rows,tilesX,C] from a tile's values. */
+  const expected = (size: number, offset: number, matrix: readonly (readonly number[])[], transposed: boolean) => {
+    const out = new Float64Array(16 * tiles.rows * tiles.tilesX * c);
+    for (let r = 0; r < tiles.rows; r++)
+      for (let tx = 0; tx < tiles.tilesX; tx++)
+        for (let ch = 0; ch < c; ch++) {
+          const [img, ty] = [Math.floor((tiles.row0 + r) / tiles.tilesY), (tiles.row0 + r) % tiles.tilesY];
+          const tile = Array.from({ length: size }, (_, i) =>
+            Array.from({ length: size }, (__, j) => at(img, 2 * ty + i - offset, 2 * tx + j - offset, ch)),
+          );
+          winogradRef(matrix, tile, transposed).forEach((row, i) =>
+            row.forEach((v, j) => {
+              out[(((4 * i + j) * tiles.rows + r) * tiles.tilesX + tx) * c + ch] = v;
+            }),
+          );
+        }
+    return out;
+  };
+
+  it("of the input, border and runs of rows included", async () => {
+    await withScratch(gpu(), async (t) => {
+      const v = t.outActivation("v", 16 * tiles.rows * tiles.tilesX, c);
+      winogradInput(gpu(), tiles, [1, 1], { x: t.activation(x, c), v: v.storage });
+      expectClose("v", (await t.read(v))[0], expected(4, 1, WINOGRAD.Bt, false), 2e-6, draw.seed);
+    });
+  });
+
+  it("of the gradient", async () => {
+    await withScratch(gpu(), async (t) => {
+      const v = t.outActivation("v", 16 * tiles.rows * tiles.tilesX, c);
+      winogradGradient(gpu(), tiles, { dy: t.activation(x, c), v: v.storage });
+      expectClose("v", (await t.read(v))[0], expected(2, 0, WINOGRAD.At, true), 2e-6, draw.seed);
+    });
+  });
+
+  it("of the weight, turned and back", async () => {
+    const [rows, k] = [4, 8];
+    const weight = draw.floats(9 * rows * k);
+    const pick = (values: ArrayLike<number>, r: number, side: number) =>
+      Array.from({ length: side }, (_, i) =>
+        Array.from({ length: side }, (__, j) => values[(i * side + j) * rows * k + r]),
+      );
+    const place = (to: Float64Array, r: number, tile: number[][]) =>
+      tile.forEach((row, i) => row.forEach((v, j) => (to[(i * tile.length + j) * rows * k + r] = v)));
+    const [u, turned, dw] = [16, 16, 9].map((taps) => new Float64Array(taps * rows * k));
+    const du = draw.floats(16 * rows * k);
+    for (let r = 0; r < rows * k; r++) {
+      const tile = pick(weight, r, 3);
+      place(u, r, winogradRef(WINOGRAD.G, tile));
+      place(turned, r, winogradRef(WINOGRAD.G, tile.map((row) => [...row].reverse()).reverse()));
+      place(dw, r, winogradRef(WINOGRAD.G, pick(du, r, 4), true));
+    }
+    await withScratch(gpu(), async (t) => {
+      const from = t.activation(weight, k);
+      const outs = [t.outActivation("u", 16 * rows, k), t.outActivation("turned", 16 * rows, k)];
+      winogradWeight(gpu(), { rows, k4: 2, turned: false }, { w: from, u: outs[0].storage });
+      winogradWeight(gpu(), { rows, k4: 2, turned: true }, { w: from, u: outs[1].storage });
+      const back = t.outActivation("dw", 9 * rows, k);
+      winogradWeightBackward(gpu(), { rows, k4: 2 }, { du: t.activation(du, k), dw: back.storage });
+      const got = await t.read(...outs, back);
+      [u, turned, dw].forEach((want, i) => expectClose(["u", "turned", "dw"][i], got[i], want, 2e-6, draw.seed));
+    });
+  });
+
+  it("live tiles are those with a live pixel", async () => {
+    const live = draw.mask(n * h * w, 0.8);
+    await withScratch(gpu(), async (t) => {
+      const out = t.outFloats("live", tiles.rows * tiles.tilesX);
+      winogradLive(gpu(), tiles, n, { live: t.floats(live), liveTile: out.storage });
+      const want = Array.from({ length: tiles.rows * tiles.tilesX }, (_, id) => {
+        const row = tiles.row0 + Math.floor(id / tiles.tilesX);
+        const [img, ty, tx] = [Math.floor(row / tiles.tilesY), row % tiles.tilesY, id % tiles.tilesX];
+        return Number(
+          [0, 1].some((i) =>
+            [0, 1].some((j) => {
+              const [y, column] = [2 * ty + i, 2 * tx + j];
+              return y < h && column < w && live[(img * h + y) * w + column] !== 0;
+            }),
+          ),
+        );
+      });
+      expectExact("live", (await t.read(out))[0], want, draw.seed);
+    });
+  });
+});
+
+describe("passes", () => {
+  const SHAPES = [
+    shape({ n: 2, h: 9, w: 11, c: 18, k: 20 }),
+    shape({ h: 6, w: 20, c: 40, k: 5 }),
+    shape({ n: 3, h: 2, w: 2, c: 4, k: 33 }),
+    shape({ h: 7, w: 6, c: 5, k: 9, padding: [0, 2] }),
+    shape({ h: 1, w: 3, c: 8, k: 8 }),
+    // Several runs of tile rows, the last one shorter.
+    shape({ n: 1, h: 110, w: 64, c: 72, k: 68 }),
+  ];
+
+  it.each(SHAPES)("$n x $h x $w, $c -> $k, padding $padding", async (s) => {
+    const draw = new Draw(0x77706173, s.h * 100 + s.c);
+    const [p, q] = convOutputSize("test", s);
+    const x = draw.floats(s.n * s.h * s.w * s.c);
+    const weight = draw.floats(9 * s.c * s.k);
+    const bias = draw.floats(s.k);
+    const valid = draw.mask(p * q, 0.6);
+    // A hole larger than any tile.
+    for (let y = 0; y < p; y++) for (let i = 0; i < q / 2; i++) valid[y * q + i] = 0;
+    const scale = draw.floats(p * q, 1, 9).map((v, i) => v * valid[i]);
+    const before = draw.floats(s.n * p * q * s.k);
+    const dy = draw.floats(s.n * p * q * s.k).map((v, i) => v * valid[Math.floor(i / s.k) % (p * q)]);
+    const validX = draw.mask(s.h * s.w, 0.6);
+    await withScratch(gpu(), async (t) => {
+      const buffers = {
+        src: t.activation(x, s.c),
+        weight: t.weight(weight, 9, s.c, s.k),
+        bias: t.activation(bias, s.k),
+      };
+      const ratio = { scale: t.floats(scale), biasScale: t.floats(valid), n: 1 };
+      const y = t.outActivation("y", s.n * p * q, s.k);
+      const live = { mask: ratio.scale, n: 1 };
+      convolve(gpu(), s, "forward", { ...buffers, dst: y.storage, scale: ratio, live }, { slope: 0.2 }, "winograd");
+      const added = t.outActivation("added", s.n * p * q, s.k);
+      gpu().copy(t.activation(before, s.k), added.storage, s.n * p * q * Math.ceil(s.k / 4) * 16);
+      convolve(gpu(), s, "forward", { src: buffers.src, weight: buffers.weight, dst: added.storage }, { accumulate: true }, "winograd"); // prettier-ignore
+      const kept = t.outActivation("kept", s.n * p * q, s.k);
+      const none = t.floats(new Float32Array(p * q));
+      const base = t.activation(before, s.k);
+      convolve(gpu(), s, "forward", { src: buffers.src, weight: buffers.weight, dst: kept.storage, live: { mask: none, n: 1 }, base }, {}, "winograd"); // prettier-ignore
+
+      const weightT = gpu().alloc(buffers.weight.bytes * 2, "weightT");
+      transposeWeight(gpu(), s, buffers.weight, weightT);
+      const dx = t.outActivation("dx", s.n * s.h * s.w, s.c);
+      const liveX = { mask: t.floats(validX), n: 1 };
+      const dyBuffer = t.activation(dy, s.k);
+      convolve(
+        gpu(),
+        s,
+        "backwardInput",
+        { src: dyBuffer, weight: weightT, dst: dx.storage, live: liveX },
+        {},
+        "winograd",
+      );
+      const dw = t.outWeight("dw", 9, s.c, s.k);
+      convolveWeight(gpu(), s, { x: buffers.src, dy: dyBuffer, dw: dw.storage, live }, "winograd");
+      const [yGot, addedGot, keptGot, dxGot, dwGot] = await t.read(y, added, kept, dx, dw);
+      gpu().free(weightT);
+
+      const large = s.h > 100;
+      const only = large ? (i: number) => i % 997 === 0 : undefined;
+      const ratioRef = { scale, biasScale: valid, n: 1 };
+      const want = pconvForwardRef(s, x, weight, bias, ratioRef, only).map((v) => (v > 0 ? v : 0.2 * v));
+      const sizes = pconvForwardRef(s, abs(x), abs(weight), abs(bias), ratioRef, only);
+      const plain = pconvForwardRef(s, x, weight, undefined, undefined, only);
+      const plainSize = pconvForwardRef(s, abs(x), abs(weight), undefined, undefined, only);
+      const chosen = (got: Float32Array, c: number) =>
+        only ? got.map((v, i) => (only(Math.floor(i / c)) ? v : 0)) : got;
+      expectClose("y", chosen(yGot, s.k), want, rounding(sizes, ULPS), draw.seed);
+      const sum = Float64Array.from(plain, (v, i) => (only && !only(Math.floor(i / s.k)) ? 0 : v + before[i]));
+      const sumSize = Float64Array.from(plainSize, (v, i) => v + Math.abs(before[i]));
+      expectClose("accumulated", chosen(addedGot, s.k), sum, rounding(sumSize, ULPS), draw.seed);
+      expectExact("base", keptGot, before, draw.seed);
+
+      const onlyX = large ? (i: number) => i % 997 === 0 : undefined;
+      const dxRef = pconvBackwardInputRef(s, dy, weight, onlyX);
+      const dxSize = pconvBackwardInputRef(s, abs(dy), abs(weight), onlyX);
+      const visible = (values: ArrayLike<number>) =>
+        Float64Array.from(values, (v, i) => {
+          const pixel = Math.floor(i / s.c);
+          return validX[pixel % (s.h * s.w)] === 0 || (onlyX && !onlyX(pixel)) ? 0 : v;
+        });
+      expectClose("dx", visible(dxGot), visible(dxRef), rounding(dxSize, ULPS), draw.seed);
+      expect(dxGot.every((v) => Number.isFinite(v))).toBe(true);
+      const onlyW = large ? (tap: number, c: number) => (tap * s.c + c) % 97 === 0 : undefined;
+      const dwRef = pconvBackwardWeightRef(s, x, dy, onlyW);
+      const dwSize = pconvBackwardWeightRef(s, abs(x), abs(dy), onlyW);
+      const rows = dwGot.map((v, i) =>
+        onlyW && !onlyW(Math.floor(i / (s.c * s.k)), Math.floor(i / s.k) % s.c) ? 0 : v,
+      );
+      // An entry's error has the size of the tile's other entries, not its own.
+      const largest = dwSize.reduce((a, v) => Math.max(a, v), 0);
+      expectClose("dw", rows, dwRef, rounding(dwSize.fill(largest), ULPS / 4), draw.seed);
+    });
+  });
+
+  it("refuses what has no such form, and is chosen for wide 3x3 layers alone", () => {
+    const s = shape({ stride: [2, 2], c: 256, k: 256, h: 64, w: 64 });
+    const storage = gpu().alloc(256, "any");
+    const buffers = { src: storage, weight: storage, dst: storage };
+    expect(() => convolve(gpu(), s, "forward", buffers, {}, "winograd")).toThrow(ShapeError);
+    gpu().free(storage);
+    expect(winogradPays(s)).toBe(false);
+    expect(winogradPays({ ...s, stride: [1, 1] })).toBe(true);
+    expect(winogradPays({ ...s, stride: [1, 1], c: 64, k: 64 })).toBe(false);
+    expect(winogradPays({ ...s, stride: [1, 1], h: 8, w: 8 })).toBe(false);
+  });
+});
