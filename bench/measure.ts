@@ -10,6 +10,8 @@ import type { Case, Check, Workload } from "./workload.js";
  * some 1e-6 of them, and one missing term in 5,000 shows as 1e-3 or more.
  */
 export const MAX_ERROR = 1e-4;
+/** The same for products of half precision: operands lose 2^-11 each. */
+export const MAX_HALF_ERROR = 4e-3;
 
 /** One JSON line. Times are of one pass. */
 export interface Measurement {
@@ -23,7 +25,10 @@ export interface Measurement {
   readonly minMs: number | null;
   /** The textbook's operations at the median time; null when the measurement was rejected. */
   readonly gflops: number | null;
-  /** Needed operations at the median time, of the FMA peak measured in this run; null for code that does not run on it. */
+  /**
+   * Needed operations at the median time, of the float32 FMA peak measured in this run; above 1 where Winograd's form or matrix
+   * units beat direct float32; null for code that does not run on the adapter.
+   */
   readonly shareOfPeak: number | null;
   readonly textbookGflop: number | null;
   readonly neededGflop: number | null;
@@ -55,7 +60,11 @@ export interface Measurement {
 }
 
 /** What a measurement is of. */
-export type Subject = Pick<Measurement, "kernel" | "shape" | "pass" | "holes"> & { readonly impl?: string };
+export type Subject = Pick<Measurement, "kernel" | "shape" | "pass" | "holes"> & {
+  readonly impl?: string;
+  /** Computed by matrix units of half precision. */
+  readonly half?: boolean;
+};
 
 /** Runs a workload on our device. The last kernel's result is waited for by reading a corner of a buffer back. */
 export function ownSampler(gpu: Gpu, record: () => void): Sampler {
@@ -77,19 +86,25 @@ export async function time(gpu: Gpu, record: () => void, repeat?: number): Promi
   return times;
 }
 
-/** What must not be believed: wrong or impossibly fast. `peak` is absent for what does not run on the adapter. */
-export function objection(flops: Flops, { minMs }: Times, check: Check, peak?: number): string | undefined {
-  if (!(check.maxError <= MAX_ERROR)) {
-    return `wrong: error ${check.maxError.toExponential(1)} of the largest entry, expected at most ${MAX_ERROR}`;
+/** What must not be believed: wrong or impossibly fast. `peak` is absent for what no peak here limits. */
+export function objection(
+  flops: Flops,
+  { minMs }: Times,
+  check: Check,
+  peak: number | undefined,
+  maxError: number,
+): string | undefined {
+  if (!(check.maxError <= maxError)) {
+    return `wrong: error ${check.maxError.toExponential(1)} of the largest entry, expected at most ${maxError}`;
   }
-  const best = flops.needed / minMs / 1e6;
+  const best = flops.least / minMs / 1e6;
   if (peak === undefined || best <= peak) return undefined;
   return `impossible: ${best.toFixed(1)} GFLOP/s at best, above the FMA peak of ${peak.toFixed(1)}; measure again on a quiet machine`;
 }
 
 /** Puts a line together; one that is wrong, or faster than the adapter can compute, carries `error` and no rates. */
 export function judge(
-  { kernel, shape, pass, holes, impl = "ours" }: Subject,
+  { kernel, shape, pass, holes, impl = "ours", half = false }: Subject,
   work: Pick<Workload, "flops" | "bytes">,
   times: Times,
   check: Check,
@@ -98,7 +113,8 @@ export function judge(
   onAdapter = true,
 ): Measurement {
   const { medianMs, minMs } = times;
-  const error = objection(work.flops, times, check, onAdapter ? peaks.gflops : undefined);
+  const peak = onAdapter && !half ? peaks.gflops : undefined; // that of half precision was not measured
+  const error = objection(work.flops, times, check, peak, half ? MAX_HALF_ERROR : MAX_ERROR);
   const rate = (amount: number) => (error === undefined ? amount / medianMs / 1e6 : null);
   const share = (value: number | null, of: number) => (value === null || !onAdapter ? null : value / of);
   const gigabytesPerSecond = rate(work.bytes);

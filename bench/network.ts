@@ -9,8 +9,7 @@ import { Rng } from "../src/pconv/rng.js";
 import { Trainer } from "../src/pconv/trainer.js";
 import { PConvUNet } from "../src/pconv/unet.js";
 import { Vgg } from "../src/pconv/vgg.js";
-import type { Flops } from "./flops.js";
-import { trainingStepFlops, unetFlops } from "./flops.js";
+import { type Flops, timesFlops, trainingStepFlops, unetFlops } from "./flops.js";
 import type { Sampler } from "./sampling.js";
 import { centreHole, VGG16_LAYERS } from "./shapes.js";
 import { floats } from "./tensors.js";
@@ -65,11 +64,6 @@ async function sampleOf(run: () => Promise<void>, passes: number): Promise<numbe
   return (performance.now() - started) / passes;
 }
 
-const multiplied = ({ textbook, needed }: Flops, by: number): Flops => ({
-  textbook: textbook * by,
-  needed: needed * by,
-});
-
 /**
  * Inference: upload, forward, read the output back. The check: on fresh pictures the result is the same, bit for bit, whatever
  * stands in the holes, is finite, and depends on the rest.
@@ -94,7 +88,7 @@ function makeForward(gpu: Gpu, o: NetworkCase): Network {
   };
   const run = async () => void (await forward(pictures));
   return {
-    flops: multiplied(unetFlops(size, width, depth, hole), n),
+    flops: timesFlops(unetFlops(size, width, depth, hole), n),
     run,
     sample: (passes) => sampleOf(run, passes),
     check: async () => {
@@ -192,7 +186,7 @@ async function makeStep(gpu: Gpu, o: NetworkCase): Promise<Network> {
   };
 
   return {
-    flops: multiplied(trainingStepFlops(size, width, depth, values, vgg !== null), n),
+    flops: timesFlops(trainingStepFlops(size, width, depth, values, vgg !== null), n),
     run,
     sample: (passes) => sampleOf(run, passes),
     check,

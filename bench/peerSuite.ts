@@ -72,7 +72,9 @@ export async function comparePeers(
     const [own] = times;
     if (own instanceof Error) throw own;
     const check = await checkFresh(ours); // fills with fresh operands, which the peers get as well
-    const lines = [judge(subject("ours"), ours, own, check, peaks, gpu.adapter.name)];
+    const lines = [
+      judge({ ...subject("ours"), half: backend === "matrix" }, ours, own, check, peaks, gpu.adapter.name),
+    ];
     const fresh = ours.operands();
     for (const [i, { process, identity }] of able.entries()) {
       const { impl, webgpu } = process.peer;

@@ -83,6 +83,7 @@ function convolutions(
     layer,
     pass,
     holes,
+    half: backend === "matrix",
     make: (gpu) => makeConvolution(gpu, pass, { layer, holes, backend }),
   }));
 }

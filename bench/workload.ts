@@ -55,6 +55,8 @@ export interface Case {
   readonly pass: Pass;
   /** Hole share of a partial convolution, 0..1; null for the plain one, and for kernels without a mask. */
   readonly holes: number | null;
+  /** Computed by matrix units of half precision. */
+  readonly half?: boolean;
   make(gpu: Gpu): Workload;
 }
 

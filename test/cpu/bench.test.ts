@@ -42,10 +42,27 @@ describe("judge", () => {
   });
 
   it("takes only what is needed for speed: skipped holes are no impossible speed", () => {
-    const m = verdict(8, 8, 1e-6, { textbook: 1e9, needed: 0.5e9 });
+    const m = verdict(8, 8, 1e-6, { textbook: 1e9, needed: 0.5e9, least: 0.5e9 });
     expect(m).not.toHaveProperty("error");
     expect(m.gflops).toBeCloseTo(125);
     expect(m.shareOfPeak).toBeCloseTo(0.625);
+  });
+
+  it("knows that Winograd's form may pass the direct form's peak, and that nothing passes its own", () => {
+    const flops = convFlops(SHAPES.get("A")!);
+    const peakMs = flops.needed / peaks.gflops / 1e6;
+    expect(verdict(peakMs / 2, peakMs / 2, 1e-6, flops).shareOfPeak).toBeCloseTo(2);
+    expect(verdict(peakMs / 2.3, peakMs / 2.3, 1e-6, flops).error).toMatch(/impossible/);
+    const strided = convFlops(SHAPES.get("C")!); // no such form
+    expect(verdict(strided.needed / 101e6, strided.needed / 101e6, 1e-6, strided).error).toMatch(/impossible/);
+  });
+
+  it("allows matrix units the rounding of half precision, and speed beyond float32's peak", () => {
+    const half = (maxError: number) =>
+      judge({ ...someCase, half: true }, work, { medianMs: 2, minMs: 2 }, { ...right, maxError }, peaks, "adapter");
+    expect(half(1e-3)).not.toHaveProperty("error");
+    expect(half(1e-2).error).toMatch(/^wrong/);
+    expect(verdict(40, 40, 1e-3).error).toMatch(/^wrong/);
   });
 
   it("holds nothing that runs on another device against this adapter's peak", () => {
