@@ -1,7 +1,7 @@
 /** The kernels of the convolution engine, of which a convolution runs those that the adapter and the shape call for. */
 export const ENGINE_KERNELS: readonly string[] = [
-  ...["gatherRegister", "gatherSubgroup", "gatherWorkgroup", "gatherFinish"],
-  ...["weightRegister", "weightSubgroup", "weightWorkgroup"],
+  ...["gatherRegister", "gatherSubgroup", "gatherWorkgroup", "gatherMatrix", "gatherFinish"],
+  ...["weightRegister", "weightSubgroup", "weightWorkgroup", "weightMatrix"],
   ...[
     "winogradInput",
     "winogradOutput",

@@ -4,6 +4,7 @@ import { CONV_BACKENDS, type ConvBackend } from "../src/kernels/conv/backend.js"
 import type { ConvShape } from "../src/kernels/shape.js";
 import { makeConvolution } from "./convolution.js";
 import { ENGINE_KERNELS } from "./engine.js";
+import { FUSED_OPS } from "./fusedKernels.js";
 import { LAYER_OPS } from "./layerKernels.js";
 import { LOSS_OPS } from "./lossKernels.js";
 import { makeOp } from "./op.js";
@@ -32,7 +33,7 @@ export const LAYER_SIZES = [256, 512];
 
 /** The decoder's convolution over its two sources. */
 const UP_KERNEL = "pconvUp";
-const OPS = [...LAYER_OPS, ...UP_OPS, ...LOSS_OPS];
+const OPS = [...LAYER_OPS, ...UP_OPS, ...FUSED_OPS, ...LOSS_OPS];
 export const KERNELS = [
   ...new Set([
     ...CONVOLUTIONS.map((c) => c.kernel),

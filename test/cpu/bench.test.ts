@@ -185,7 +185,9 @@ describe("samples in turns", () => {
 describe("the choice of cases", () => {
   const sources = readdirSync("src/kernels", { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".ts"));
   const kernels = sources.flatMap((file) =>
-    [...readFileSync(join("src/kernels", file), "utf8").matchAll(/defineKernel[^]*?name: "(\w+)"/g)].map((m) => m[1]),
+    [...readFileSync(join("src/kernels", file), "utf8").matchAll(/name: "(\w+)",\s+params|KernelOf\("(\w+)"/g)].map(
+      (m) => m[1] ?? m[2],
+    ),
   );
 
   it("covers every kernel in src/kernels", () => {
