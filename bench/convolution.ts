@@ -1,8 +1,9 @@
 /**
  * The three convolution kernels as workloads.
  *
- * A partial convolution's time includes what it needs beyond the plain one: the mask update (forward), the scaling of dy
- * by the ratio (dx and dw). The input gradient's includes the transposition of the weight, plain or partial.
+ * A partial convolution's forward time includes the mask update. Scaling dy by the ratio is not in the gradients': the kernel
+ * before (batch norm's or the activation's gradient) does it in passing. The input gradient's time includes the transposition of
+ * the weight, plain or partial.
  */
 import { unpadChannels } from "../src/autograd/layout.js";
 import type { Gpu } from "../src/gpu/gpu.js";
@@ -12,7 +13,6 @@ import { maskUpdate, maskUpdateRef } from "../src/kernels/maskUpdate.js";
 import { pconvBackwardInput, pconvBackwardInputRef } from "../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight, pconvBackwardWeightRef } from "../src/kernels/pconvBackwardWeight.js";
 import { pconvForward, pconvForwardRef } from "../src/kernels/pconvForward.js";
-import { pixelScale, pixelScaleRef } from "../src/kernels/pixelScale.js";
 import { convOutputSize, type ConvShape, vec4s } from "../src/kernels/shape.js";
 import { transposeWeight } from "../src/kernels/transposeWeight.js";
 import { Rng } from "../src/pconv/rng.js";
@@ -191,38 +191,23 @@ class Forward extends Convolution {
   }
 }
 
-/** dy, and for a partial convolution g = dy * scale, which both gradients read. */
+/** Both gradients read g, dy times the ratio, which the kernel before makes on its way; of a plain convolution it is dy. */
 abstract class Gradient extends Convolution {
-  protected readonly dy: Storage;
   protected readonly g: Storage;
-  protected dyValues: Float32Array = new Float32Array();
+  protected gValues: Float32Array = new Float32Array();
 
   constructor(gpu: Gpu, o: ConvCase) {
     super(gpu, o);
-    this.dy = this.memory.activation(this.outputPixels, o.layer.k);
-    this.g = this.mask ? this.memory.activation(this.outputPixels, o.layer.k) : this.dy;
+    this.g = this.memory.activation(this.outputPixels, o.layer.k);
   }
 
   fill(seed: number): void {
+    const { k } = this.o.layer;
     this.rng = Rng.of(seed);
-    this.dyValues = floats(this.rng, this.outputPixels * this.o.layer.k);
-    this.memory.upload(this.dy, this.dyValues, this.o.layer.k);
-    if (this.mask) this.memory.poison(this.g);
-  }
-
-  record(): void {
-    if (this.mask) pixelScale(this.gpu, this.outputShape, 1, { dy: this.dy, scale: this.mask.scale, g: this.g });
-  }
-
-  private get outputShape() {
-    const [h, w] = convOutputSize("pconv-bench", this.o.layer);
-    return { n: this.o.layer.n, h, w, c: this.o.layer.k };
-  }
-
-  /** g in float64. */
-  protected reference(): ArrayLike<number> {
-    if (!this.mask) return this.dyValues;
-    return pixelScaleRef(this.outputShape, this.dyValues, this.mask.reference.scale, 1);
+    const values = floats(this.rng, this.outputPixels * k);
+    const scale = this.mask?.reference.scale;
+    this.gValues = scale ? values.map((v, i) => v * scale[Math.floor(i / k) % scale.length]) : values;
+    this.memory.upload(this.g, this.gValues, k);
   }
 }
 
@@ -250,8 +235,7 @@ class BackwardInput extends Gradient {
     this.memory.poison(this.weightT, this.dx);
   }
 
-  override record(): void {
-    super.record();
+  record(): void {
     transposeWeight(this.gpu, this.o.layer, this.weight, this.weightT);
     const live = this.mask && { mask: this.mask.mask, n: 1 };
     const buffers = { dy: this.g, weightT: this.weightT, dx: this.dx, live: live ?? undefined };
@@ -259,7 +243,7 @@ class BackwardInput extends Gradient {
   }
 
   operands(): Operands {
-    return { dy: this.dyValues, weight: this.weightValues };
+    return { dy: this.gValues, weight: this.weightValues };
   }
 
   protected async result(): Promise<Float32Array> {
@@ -268,13 +252,12 @@ class BackwardInput extends Gradient {
 
   compare(result: Float32Array): Check {
     const { layer } = this.o;
-    const g = this.reference();
     const valid = this.mask?.values;
     return this.sample(
       result,
       this.inputPixels,
       layer.c,
-      (only) => pconvBackwardInputRef(layer, g, this.weightValues, only),
+      (only) => pconvBackwardInputRef(layer, this.gValues, this.weightValues, only),
       // In holes the gradient goes nowhere; whether it is computed there is the kernel's business.
       (pixel) => valid?.[pixel % valid.length] !== 0,
     );
@@ -304,15 +287,14 @@ class BackwardWeight extends Gradient {
     this.memory.poison(this.dw);
   }
 
-  override record(): void {
-    super.record();
+  record(): void {
     const live = this.mask && { mask: this.mask.scale, n: 1 }; // g is 0 where it is
     const buffers = { x: this.x, dy: this.g, dw: this.dw, live: live ?? undefined };
     pconvBackwardWeight(this.gpu, this.o.layer, buffers, this.o.backend);
   }
 
   operands(): Operands {
-    return { x: this.xValues, dy: this.dyValues };
+    return { x: this.xValues, dy: this.gValues };
   }
 
   protected async result(): Promise<Float32Array> {
@@ -321,9 +303,8 @@ class BackwardWeight extends Gradient {
 
   compare(result: Float32Array): Check {
     const { layer } = this.o;
-    const g = this.reference();
     return this.sample(result, this.taps * layer.c, layer.k, (only) =>
-      pconvBackwardWeightRef(layer, this.xValues, g, (tap, c) => only(tap * layer.c + c)),
+      pconvBackwardWeightRef(layer, this.xValues, this.gValues, (tap, c) => only(tap * layer.c + c)),
     );
   }
 }

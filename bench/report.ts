@@ -5,7 +5,7 @@ import type { Peaks } from "./peak.js";
 import { explain } from "./plan.js";
 
 const COLUMNS = [
-  ["kernel", 20],
+  ["kernel", 25],
   ["shape", 9],
   ["pass", 8],
   ["impl", 19],
@@ -77,11 +77,11 @@ export function tableHeader(shapes: readonly string[]): string {
     `shapes: ${shapes.map(explain).join(", ")}`,
     "Rates are at the median. GFLOP/s: the textbook's operations, two per multiply-add, taps beyond the border and pixels in",
     "holes included; of peak: only those needed, which leaves out windows without a valid pixel. Bytes: what must be read and",
-    "written once. holes: plain (-), or a partial convolution with a centre hole of that share; its time includes the mask",
-    "update (forward) or the scaling of dy by the ratio (dx, dw), that of dx the transposition of the weight; / plain: its",
-    "time over the plain one's, measured in turns. max error: against the float64 CPU reference, relative to the largest",
-    "entry, on new inputs after the timing, on sampled entries of the convolutions and all of the others. x CPU: how many",
-    "times faster than that reference (one thread, not optimised); its time is EXTRAPOLATED from the sampled entries.",
+    "written once. holes: plain (-), or a partial convolution with a centre hole of that share; its forward time includes the",
+    "mask update, that of dx the transposition of the weight; / plain: its time over the plain one's, measured in turns. max",
+    "error: against the float64 CPU reference, relative to the largest entry, on new inputs after the timing, on sampled",
+    "entries of the convolutions and all of the others. x CPU: how many times faster than that reference (one thread, not",
+    "optimised); its time is EXTRAPOLATED from the sampled entries.",
     "",
     row(COLUMNS.map(([name]) => name)),
   ].join("\n");
@@ -143,9 +143,9 @@ export function compileRow(
   kernels?: readonly string[],
 ): string {
   // prettier-ignore
-  if (kernel === undefined) return `${"kernel".padEnd(20)} ${"pass".padEnd(8)} ${"holes".padEnd(6)} ${"ms".padStart(8)}  kernels`; // prettier-ignore
+  if (kernel === undefined) return `${"kernel".padEnd(25)} ${"pass".padEnd(8)} ${"holes".padEnd(6)} ${"ms".padStart(8)}  kernels`; // prettier-ignore
   const share = holes === null || holes === undefined ? "-" : `${100 * holes} %`;
-  return `${kernel.padEnd(20)} ${(pass ?? "").padEnd(8)} ${share.padEnd(6)} ${digits(ms ?? null).padStart(8)}  ${(kernels ?? []).join(", ")}`;
+  return `${kernel.padEnd(25)} ${(pass ?? "").padEnd(8)} ${share.padEnd(6)} ${digits(ms ?? null).padStart(8)}  ${(kernels ?? []).join(", ")}`;
 }
 
 /** A line of a profile; the heading without arguments. */
