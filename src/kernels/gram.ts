@@ -14,6 +14,7 @@ import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { gather, weightPass } from "./conv/backend.js";
+import { counted, plainFlops } from "./conv/flopCounter.js";
 import { type ActivationShape, type ConvShape, vec4s } from "./shape.js";
 
 export const gramForwardKernel = defineKernel({
@@ -70,9 +71,9 @@ const squareBytes = (s: ActivationShape) => s.n * 16 * vec4s(s.c) ** 2 * 4;
 /** Records G. */
 export function gramForward(gpu: Gpu, s: ActivationShape, b: { readonly f: Storage; readonly g: Storage }): void {
   const product = gpu.alloc(squareBytes(s), "gram product");
-  // A tile of the subgroup backend may span two images unless their rows are whole tiles of four vec4s.
-  const backend = vec4s(s.c) % 4 === 0 ? undefined : "register";
-  weightPass(gpu, pixelwise(s), { x: b.f, dy: b.f, dw: product }, { imagePerTap: true }, backend);
+  counted(gpu, "gramForward", plainFlops(pixelwise(s)), () =>
+    weightPass(gpu, pixelwise(s), { x: b.f, dy: b.f, dw: product }, { imagePerTap: true }),
+  );
   const params = { n: s.n, c: s.c, c4: vec4s(s.c), factor: factorOf(s) };
   gpu.dispatch(gramForwardKernel, undefined, params, [product, b.g], linearGrid(s.n * s.c * params.c4));
   gpu.free(product);
@@ -87,7 +88,9 @@ export function gramBackward(
   const weight = gpu.alloc(squareBytes(s), "gram weight");
   const params = { n: s.n, c: s.c, c4: vec4s(s.c), factor: factorOf(s) };
   gpu.dispatch(gramBackwardKernel, undefined, params, [b.dg, weight], linearGrid(squareBytes(s) / 4));
-  gather(gpu, pixelwise(s), "forward", { src: b.f, weight, dst: b.df }, { weightPerImage: true });
+  counted(gpu, "gramBackward", plainFlops(pixelwise(s)), () =>
+    gather(gpu, pixelwise(s), "forward", { src: b.f, weight, dst: b.df }, { weightPerImage: true }),
+  );
   gpu.free(weight);
 }
 

@@ -14,6 +14,7 @@
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
 import { convolve, convolveWeight } from "./conv/engine.js";
+import { counted } from "./conv/flopCounter.js";
 import type { ConvShape } from "./shape.js";
 import { type JoinedChannels, upWeight, upWeightBackward, upWeightBytes } from "./upWeight.js";
 
@@ -65,6 +66,9 @@ export interface PConvUpBuffers {
   readonly slope?: number | undefined;
 }
 
+/** Operations of the layer that this is instead of: 3x3 over `channels` of the joined tensor, the same for all three passes. */
+const textbookFlops = (s: UpShape, channels: number): number => 2 * s.n * s.h * s.w * 9 * channels * s.k;
+
 /** Records one forward level. */
 export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
   const live = { mask: b.ratio.scale, n: b.ratio.n };
@@ -73,13 +77,15 @@ export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
     upWeight(gpu, s, { part: name, transposed: false }, b.weight, taken);
     return taken;
   };
-  const low = part("low");
-  convolve(gpu, lowShape(s), "backwardInput", { src: b.low, weight: low, dst: b.y, live });
-  gpu.free(low);
-  const skip = part("skip");
-  const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
-  convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope });
-  gpu.free(skip);
+  counted(gpu, "pconvUpForward", textbookFlops(s, s.low + s.skip), () => {
+    const low = part("low");
+    convolve(gpu, lowShape(s), "backwardInput", { src: b.low, weight: low, dst: b.y, live });
+    gpu.free(low);
+    const skip = part("skip");
+    const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
+    convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope });
+    gpu.free(skip);
+  });
 }
 
 export interface PConvUpBackwardBuffers {
@@ -109,19 +115,25 @@ export function pconvUpBackward(gpu: Gpu, s: UpShape, b: PConvUpBackwardBuffers)
   const { dLow, dSkip, dw } = b;
   if (dLow) {
     transposed("low", (weight) => {
-      convolve(gpu, lowShape(s), "forward", { src: b.g, weight, dst: dLow, live: b.liveLow });
+      counted(gpu, "pconvUpBackwardInput", textbookFlops(s, s.low), () =>
+        convolve(gpu, lowShape(s), "forward", { src: b.g, weight, dst: dLow, live: b.liveLow }),
+      );
     });
   }
   if (dSkip) {
     transposed("skip", (weight) => {
-      convolve(gpu, skipShape(s), "backwardInput", { src: b.g, weight, dst: dSkip, live: b.liveSkip });
+      counted(gpu, "pconvUpBackwardInput", textbookFlops(s, s.skip), () =>
+        convolve(gpu, skipShape(s), "backwardInput", { src: b.g, weight, dst: dSkip, live: b.liveSkip }),
+      );
     });
   }
   if (!dw) return;
   const part = (name: "low" | "skip") => gpu.alloc(upWeightBytes(s, name), `pconvUp ${name} dw`);
   const [low, skip] = [part("low"), part("skip")];
-  convolveWeight(gpu, lowShape(s), { x: b.g, dy: b.low, dw: low, live: b.liveLow });
-  convolveWeight(gpu, skipShape(s), { x: b.skip, dy: b.g, dw: skip, live: b.liveY });
+  counted(gpu, "pconvUpBackwardWeight", textbookFlops(s, s.low + s.skip), () => {
+    convolveWeight(gpu, lowShape(s), { x: b.g, dy: b.low, dw: low, live: b.liveLow });
+    convolveWeight(gpu, skipShape(s), { x: b.skip, dy: b.g, dw: skip, live: b.liveY });
+  });
   upWeightBackward(gpu, s, { low, skip, dw });
   for (const storage of [low, skip]) gpu.free(storage);
 }

@@ -7,6 +7,7 @@ import { linearGrid, workgroupGrid } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { convOutputSize, convParams, type ConvShape, vec4s } from "../shape.js";
 import { sumPartials } from "../sumPartials.js";
+import { countGather, countWeight, type WeightSteps } from "./flopCounter.js";
 import { type ConvBackend, defaultGather, defaultWeight, type GatherChoice, type WeightChoice } from "./choice.js";
 import {
   type Direction,
@@ -26,7 +27,7 @@ import { tunedOf } from "./tuned.js";
 import { weightMatrixKernel, weightMatrixLayout } from "./weightMatrix.js";
 import type { WEIGHT_PARAMS } from "./weightPass.js";
 import { weightRegisterKernel } from "./weightRegister.js";
-import { SUBGROUP_ROWS4, weightSubgroupKernel } from "./weightSubgroup.js";
+import { SUBGROUP_ROWS4, SUBGROUP_STEP, weightSubgroupKernel } from "./weightSubgroup.js";
 import { weightWorkgroupKernel, weightWorkgroupLayout } from "./weightWorkgroup.js";
 import { gatherWorkgroupKernel, workgroupTile } from "./workgroup.js";
 
@@ -53,6 +54,7 @@ export function launchGather<Spec>(
   splits = 1,
 ): void {
   const params = gatherParams(s, direction, tile, buffers, options);
+  countGather(gpu, s, direction, params, tile.pixels, buffers.live?.mask);
   const part = params.outPixels * params.outC4 * 16;
   const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / part);
   if (Math.min(splits, affordable) <= 1) {
@@ -143,6 +145,8 @@ export interface WeightTiling<Spec> {
   /** Invocations of one chunk, and how many are enough. */
   readonly invocations: number;
   readonly enough: number;
+  /** Which pixels it skips together where none is live; a {@link FlopCounter} asks. */
+  readonly skips: WeightSteps;
   grid(tiles: number): Grid;
 }
 
@@ -176,6 +180,7 @@ export function launchWeight<Spec>(
     livePixels: (b.live?.n ?? 1) * size[0] * size[1],
     skipping: Number(b.live !== undefined),
   };
+  countWeight(gpu, s, imagePerTap, t.skips, chunkRows, b.live);
   const partials = chunks > 1 ? gpu.alloc(chunks * entries * 16, "pconvBackwardWeight partial sums") : b.dw;
   gpu.dispatch(t.kernel, t.spec, params, [b.x, b.dy, b.live?.mask ?? b.x, partials], t.grid(params.items));
   if (chunks === 1) return;
@@ -187,7 +192,7 @@ export function launchWeight<Spec>(
 export function blockTiling(
   s: ConvShape,
   imagePerTap: boolean,
-  spec: { readonly rows4: number; readonly columns4: number },
+  spec: { readonly rows4: number; readonly columns4: number; readonly depth: number },
   invocations: number,
 ) {
   const groups = imagePerTap ? s.n : 1;
@@ -198,6 +203,7 @@ export function blockTiling(
   return {
     ...{ tilesC, tilesK, blocks, invocations: blocks * invocations },
     ...{ enough: ENOUGH_INVOCATIONS_TILED, grid: workgroupGrid },
+    skips: { stepPixels: spec.depth, within: "chunk" } as const,
   };
 }
 
@@ -227,14 +233,15 @@ export function weightPass(
       const [tilesC, tilesK] = [Math.ceil(c4 / spec.in4), Math.ceil(k4 / spec.out4)];
       const blocks = taps * tilesC * tilesK;
       const tiling = { tilesC, tilesK, blocks, invocations: blocks, enough: ENOUGH_INVOCATIONS, grid: linearGrid };
-      return launch({ kernel: weightRegisterKernel, spec, ...tiling });
+      return launch({ kernel: weightRegisterKernel, spec, skips: { stepPixels: 1, within: "row" }, ...tiling });
     }
     case "subgroup": {
       const lanes = gpu.adapter.subgroupSize ?? 0;
       const tilesC = imagePerTap ? taps * Math.ceil(c4 / SUBGROUP_ROWS4) : Math.ceil((taps * c4) / SUBGROUP_ROWS4);
       const tilesK = Math.ceil(k4 / lanes);
       const blocks = tilesC * tilesK;
-      const tiling = { tilesC, tilesK, blocks, invocations: blocks * lanes, grid: workgroupGrid };
+      const skips = { stepPixels: SUBGROUP_STEP, within: "row" } as const;
+      const tiling = { tilesC, tilesK, blocks, invocations: blocks * lanes, skips, grid: workgroupGrid };
       return launch({ kernel: weightSubgroupKernel, spec: { lanes }, enough: ENOUGH_INVOCATIONS, ...tiling });
     }
     case "workgroup": {

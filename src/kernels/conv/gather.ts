@@ -220,19 +220,8 @@ fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
 }
 `;
 
-/**
- * WGSL that every backend starts with: bindings, `tile_of`, `pixel_of`, `source_row`, `source_column`, `live`, `store`.
- */
-export const GATHER_PRELUDE = /* wgsl */ `
-@group(0) @binding(1) var<storage, read> src: array<vec4f>;          // [N,srcH,srcW,srcC]
-@group(0) @binding(2) var<storage, read> weight: array<vec4f>;       // [kh,kw,srcC,outC], or [N,kh,kw,srcC,outC]
-@group(0) @binding(3) var<storage, read> bias: array<vec4f>;         // [outC]
-@group(0) @binding(4) var<storage, read> scale: array<f32>;          // [N|1,outH,outW]
-@group(0) @binding(5) var<storage, read> bias_scale: array<f32>;     // [N|1,outH,outW]
-@group(0) @binding(6) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]
-@group(0) @binding(7) var<storage, read> base: array<vec4f>;         // [N,outH,outW,outC]
-@group(0) @binding(8) var<storage, read_write> dst: array<vec4f>;    // [N,outH,outW,outC]
-
+/** WGSL of `tile_of`, `pixel_of`, `row_offset` and `column_offset`: where a tile lies. Reads nothing but the uniforms. */
+export const GATHER_NUMBERING = /* wgsl */ `
 const NOWHERE = 0xffffffffu;
 ${QUOTIENT}
 struct Tile {
@@ -275,7 +264,22 @@ fn pixel_of(tile: Tile, m: u32) -> Pixel {
 /** Offset of tap i (or j) in source rows (columns); the tap does not apply to the class unless it divides. */
 fn row_offset(tile: Tile, i: u32) -> i32 { return tile.cls.x + p.offH + i32(i) * p.stepH; }
 fn column_offset(tile: Tile, j: u32) -> i32 { return tile.cls.y + p.offW + i32(j) * p.stepW; }
+`;
 
+/**
+ * WGSL that every backend starts with: bindings, `tile_of`, `pixel_of`, `source_row`, `source_column`, `live`, `store`.
+ */
+export const GATHER_PRELUDE = /* wgsl */ `
+@group(0) @binding(1) var<storage, read> src: array<vec4f>;          // [N,srcH,srcW,srcC]
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;       // [kh,kw,srcC,outC], or [N,kh,kw,srcC,outC]
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;         // [outC]
+@group(0) @binding(4) var<storage, read> scale: array<f32>;          // [N|1,outH,outW]
+@group(0) @binding(5) var<storage, read> bias_scale: array<f32>;     // [N|1,outH,outW]
+@group(0) @binding(6) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]
+@group(0) @binding(7) var<storage, read> base: array<vec4f>;         // [N,outH,outW,outC]
+@group(0) @binding(8) var<storage, read_write> dst: array<vec4f>;    // [N,outH,outW,outC]
+
+${GATHER_NUMBERING}
 fn in_image(at: vec2<i32>) -> bool { return u32(at.x) < p.srcH && u32(at.y) < p.srcW; }
 
 /** First vec4 of a source pixel; of pixel 0 when it lies outside, so that the address is always good. */

@@ -14,7 +14,7 @@ export interface WeightSubgroupSpec {
 /** vec4s of dw's rows in one tile. */
 export const SUBGROUP_ROWS4 = 4;
 /** Output pixels dealt with at a time; each sum is read and written once for them. */
-const PIXELS = 4;
+export const SUBGROUP_STEP = 4;
 
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
@@ -25,9 +25,9 @@ export const weightSubgroupKernel = defineKernel({
   // Branches depend on the workgroup alone, and a workgroup is one subgroup: more than the analysis can know.
   directives: "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n",
   wgsl: ({ lanes }: WeightSubgroupSpec) => {
-    const own = range((SUBGROUP_ROWS4 * PIXELS) / lanes);
+    const own = range((SUBGROUP_ROWS4 * SUBGROUP_STEP) / lanes);
     const R = range(SUBGROUP_ROWS4);
-    const T = range(PIXELS);
+    const T = range(SUBGROUP_STEP);
     const L = range(4);
     /** The vec4 of row r at pixel t: slot t * 4 + r, which lane slot % lanes loaded as its slot / lanes-th. */
     const share = (t: number, r: number) => {
@@ -71,9 +71,9 @@ fn main(
     let in_row = in_weight && u32(y) < p.h;
     if (!subgroupAny(in_row)) { continue; }
     let source = (row / p.p * p.h + select(0u, u32(y), in_row)) * p.w;
-    for (var q = 0u; q < p.q; q += ${PIXELS}u) {
+    for (var q = 0u; q < p.q; q += ${SUBGROUP_STEP}u) {
       if (p.skipping != 0u) {
-        let at = min(q + lane % ${PIXELS}u, p.q - 1u);
+        let at = min(q + lane % ${SUBGROUP_STEP}u, p.q - 1u);
         if (!subgroupAny(live_mask[(row * p.q + at) % p.livePixels] != 0.0)) { continue; }
       }
       ${own
