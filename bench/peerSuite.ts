@@ -16,6 +16,8 @@ export interface Comparison {
   readonly lines: readonly Measurement[];
   /** Fastest correct WebGPU peer, and its time over ours; absent where there is none, or ours was rejected. */
   readonly fastest?: { readonly impl: string; readonly ratio: number };
+  /** The same ratio to the fastest that finished, whether right or wrong. */
+  readonly ratioToAny?: number;
 }
 
 const CPU = "CPU (no WebGPU)";
@@ -28,7 +30,8 @@ export function compare(
   webgpu: ReadonlySet<string>,
 ): Comparison {
   const [ours, ...peers] = lines;
-  const right = peers.filter((m) => webgpu.has(m.impl) && m.error === undefined);
+  const finished = peers.filter((m) => webgpu.has(m.impl) && m.medianMs !== null);
+  const right = finished.filter((m) => m.error === undefined);
   if (right.length === 0 || ours.error !== undefined) return { shape, pass, lines };
   const best = right.reduce((a, b) => (b.medianMs! < a.medianMs! ? b : a));
   const ratio = best.medianMs! / ours.medianMs!;
@@ -37,6 +40,7 @@ export function compare(
     pass,
     lines: [{ ...ours, overFastestPeer: ratio }, ...peers],
     fastest: { impl: best.impl, ratio },
+    ratioToAny: Math.min(...finished.map((m) => m.medianMs!)) / ours.medianMs!,
   };
 }
 
@@ -119,15 +123,41 @@ async function prepare(
   }
 }
 
-/** What stands under the table: who was excluded where and why, ratios per shape and pass, and their means. */
+/** The ratios of one pass over some shapes. */
+export interface PeerMean {
+  readonly pass: Pass;
+  /** To the fastest correct peer of each shape; null where no shape has one. */
+  readonly geometricMean: number | null;
+  /** To the fastest that finished, right or wrong. */
+  readonly geometricMeanOfAny: number | null;
+  readonly shapes: Readonly<Record<string, { readonly impl: string; readonly ratio: number }>>;
+}
+
+/** Means over the shapes in `real`, pass by pass. */
+export function peerMeans(comparisons: readonly Comparison[], real: readonly string[]): PeerMean[] {
+  return [...new Set(comparisons.map((c) => c.pass))].map((pass) => {
+    const counted = comparisons.filter((c) => c.pass === pass && c.fastest && real.includes(c.shape));
+    return {
+      pass,
+      geometricMean: geometricMean(counted.map((c) => c.fastest!.ratio)),
+      geometricMeanOfAny: geometricMean(counted.map((c) => c.ratioToAny!)),
+      shapes: Object.fromEntries(counted.map((c) => [c.shape, c.fastest!])),
+    };
+  });
+}
+
+/** What stands under the table: ratios per shape and pass, their means, and who was excluded where and why. */
 export function summarizePeers(comparisons: readonly Comparison[], real: readonly string[]): string[] {
   const excluded = comparisons.flatMap(({ lines }) => lines.filter((m) => m.impl !== "ours" && m.error !== undefined));
-  const passes = [...new Set(comparisons.map((c) => c.pass))];
-  const means = passes.map((pass) => {
-    const ratios = comparisons.filter((c) => c.pass === pass && c.fastest && real.includes(c.shape));
-    const mean = geometricMean(ratios.map((c) => c.fastest!.ratio));
-    const over = ratios.map((c) => `${c.shape} ${c.fastest!.ratio.toFixed(2)} (${c.fastest!.impl})`).join(", ");
-    return `  ${pass.padEnd(8)} ${mean === null ? "-" : mean.toFixed(2)}x, geometric mean of ${over || "nothing"}`;
+  const times = (ratio: number | null) => (ratio === null ? "-" : `${ratio.toFixed(2)}x`);
+  const means = peerMeans(comparisons, real).map((mean) => {
+    const over = Object.entries(mean.shapes).map(
+      ([shape, { impl, ratio }]) => `${shape} ${ratio.toFixed(2)} (${impl})`,
+    );
+    const some = over.length > 0 ? over.join(", ") : "nothing";
+    const differs = mean.geometricMean !== mean.geometricMeanOfAny;
+    const any = differs ? `; ${times(mean.geometricMeanOfAny)} if wrong results counted` : "";
+    return `  ${mean.pass.padEnd(8)} ${times(mean.geometricMean)}, geometric mean of ${some}${any}`;
   });
   return [
     "",

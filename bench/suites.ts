@@ -9,7 +9,7 @@ import { makeNetwork, NETWORK_MAX_ERROR, type NetworkCase } from "./network.js";
 import type { Output } from "./output.js";
 import type { Peaks } from "./peak.js";
 import { PEERS, PeerProcess } from "./peerProcess.js";
-import { comparePeers, type Comparison, geometricMean, summarizePeers } from "./peerSuite.js";
+import { comparePeers, type Comparison, peerMeans, summarizePeers } from "./peerSuite.js";
 import { choose, type Choice, type Group } from "./plan.js";
 import { compileRow, networkRow, profileRow, tableHeader } from "./report.js";
 import { alternate } from "./sampling.js";
@@ -116,11 +116,8 @@ export function peerTasks(
     cost: 0.1,
     run: async ({ out }) => {
       for (const { process } of peers) process.close();
-      const ratios = passes.map((pass) => {
-        const of = comparisons.flatMap((c) => (c.pass === pass && c.fastest && REAL_SHAPES.includes(c.shape) ? [c.fastest.ratio] : [])); // prettier-ignore
-        return [pass, geometricMean(of)];
-      });
-      out.summary({ summary: "overFastestPeer", geometricMean: Object.fromEntries(ratios) as object }, ...summarizePeers(comparisons, REAL_SHAPES)); // prettier-ignore
+      for (const mean of peerMeans(comparisons, REAL_SHAPES)) out.summary({ summary: "overFastestPeer", ...mean });
+      out.words(...summarizePeers(comparisons, REAL_SHAPES));
     },
   };
   return [start, ...compare, end];

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { blank, failed, type Measurement } from "../../bench/measure.js";
 import { type Peer, PeerProcess } from "../../bench/peerProcess.js";
-import { compare, geometricMean, summarizePeers } from "../../bench/peerSuite.js";
+import { compare, geometricMean, peerMeans, summarizePeers } from "../../bench/peerSuite.js";
 import { checkRooflineName, rooflinePoints, rooflineSvg } from "../../bench/roofline.js";
 import { SHAPES } from "../../bench/shapes.js";
 import { fromNchw, permute, shapesOf, toNchw } from "../../bench/peers/layout.mjs";
@@ -90,7 +90,10 @@ describe("ratios", () => {
     expect(c.fastest).toEqual({ impl: "q", ratio: 4 });
     expect(c.lines[0].overFastestPeer).toBe(4);
     const text = summarizePeers([c], ["A"]).join("\n");
-    expect(text).toMatch(/dw +4\.00x, geometric mean of A 4\.00 \(q\)/);
+    expect(text).toMatch(/dw +4\.00x, geometric mean of A 4\.00 \(q\); 0\.50x if wrong results counted/);
+    expect(peerMeans([c], ["A"])).toEqual([
+      { pass: "dw", geometricMean: 4, geometricMeanOfAny: 0.5, shapes: { A: { impl: "q", ratio: 4 } } },
+    ]);
     expect(text).toContain("p A dw: wrong: error 1");
   });
 
