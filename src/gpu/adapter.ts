@@ -46,6 +46,7 @@ export async function openDevice(adapter: GPUAdapter): Promise<Gpu> {
     requiredLimits: {
       maxStorageBufferBindingSize: limit("maxStorageBufferBindingSize"),
       maxBufferSize: limit("maxBufferSize"),
+      minStorageBufferOffsetAlignment: limit("minStorageBufferOffsetAlignment"),
       maxComputeWorkgroupStorageSize: limit("maxComputeWorkgroupStorageSize"),
       maxComputeInvocationsPerWorkgroup: limit("maxComputeInvocationsPerWorkgroup"),
       maxComputeWorkgroupSizeX: limit("maxComputeWorkgroupSizeX"),

@@ -6,8 +6,9 @@
  * much as two dispatches, on real ones more.
  */
 import { GpuError } from "../errors.js";
+import { decodeHalf, encodeHalf } from "../half.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
-import { BufferPool, type MemoryUse, type Storage } from "./pool.js";
+import { BufferPool, type MemoryUse, type Storage, tooLarge } from "./pool.js";
 import type { DispatchTimer } from "./timing.js";
 
 /** Number of workgroups in x, y and z. */
@@ -106,10 +107,25 @@ export class Gpu {
     if (this.closed) throw new GpuError("GPU", "it was closed", "open it again with openGpu()");
   }
 
-  /** Hands out storage; its contents are undefined. `what` names it in errors. */
-  alloc(bytes: number, what: string): Storage {
+  /**
+   * Hands out storage; its contents are undefined. `what` names it in errors, `half` says that it will hold float16.
+   * @throws {GpuError} for half storage on an adapter without it, and when the adapter has no room.
+   */
+  alloc(bytes: number, what: string, half = false): Storage {
     this.check();
-    return this.pool.alloc(bytes, what);
+    if (half && !this.half) {
+      throw new GpuError(
+        what,
+        "expected an adapter with half precision (shader-f16), got one without",
+        "use float32 (--precision f32), or another adapter",
+      );
+    }
+    return this.pool.alloc(bytes, what, half);
+  }
+
+  /** Whether storage may hold float16: the feature `shader-f16`. */
+  get half(): boolean {
+    return this.device.features.has("shader-f16");
   }
 
   /** Gives storage back for reuse; recorded commands that use it stay correct because commands run in order. */
@@ -153,9 +169,10 @@ export class Gpu {
     const offset = this.uniformSlots++ * UNIFORM_STRIDE;
     packParams(kernel as Kernel<Params, never>, params, this.uniformBytes, offset);
 
-    const { id, pipeline, layout } = this.pipelines.get(kernel, spec);
+    const halves = buffers.flatMap((b, i) => (b.half ? [i + 1] : []));
+    const { id, pipeline, layout } = this.pipelines.get(kernel, spec, halves);
     let key = `${id}`;
-    for (const b of buffers) key += `,${b.id}`;
+    for (const b of buffers) key += b.offset === undefined ? `,${b.id}` : `,${b.id}+${b.offset}:${b.bytes}`;
     let group = this.bindGroups.get(key);
     if (!group) {
       if (this.bindGroups.size >= MAX_BIND_GROUPS) this.bindGroups.clear();
@@ -164,7 +181,7 @@ export class Gpu {
         layout,
         entries: [
           { binding: 0, resource: { buffer: this.uniforms, size: UNIFORM_STRIDE } },
-          ...buffers.map(({ buffer }, i) => ({ binding: i + 1, resource: { buffer } })),
+          ...buffers.map((b, i) => ({ binding: i + 1, resource: this.binding(kernel.name, b) })),
         ],
       });
       this.bindGroups.set(key, group);
@@ -180,6 +197,23 @@ export class Gpu {
     this.pass.dispatchWorkgroups(x, y, z);
   }
 
+  /** A whole buffer where no part is meant. */
+  private binding(what: string, { buffer, bytes, offset }: Storage): GPUBufferBinding {
+    const { maxStorageBufferBindingSize: limit } = this.limits;
+    if (bytes > limit) throw tooLarge(what, bytes, limit);
+    return offset === undefined ? { buffer, size: Math.min(buffer.size, limit) } : { buffer, offset, size: bytes };
+  }
+
+  /**
+   * Bytes from `offset` on of a storage, to bind; `offset` must suit the adapter's `minStorageBufferOffsetAlignment`. Both count
+   * float32s: of half storage it is half of them.
+   */
+  part(storage: Storage, offset: number, bytes: number): Storage {
+    const { id, buffer, half = false, offset: first = 0 } = storage;
+    const share = half ? 2 : 1;
+    return { id, buffer, half, bytes: bytes / share, offset: first + offset / share };
+  }
+
   /** Submits what was recorded; does not wait. */
   flush(): void {
     if (!this.encoder) return;
@@ -192,13 +226,14 @@ export class Gpu {
     this.device.queue.submit([commands]);
   }
 
-  /** Copies `values` into `storage`, after everything recorded so far. */
+  /** Copies `values` into `storage`, after everything recorded so far; floats for half storage are rounded to nearest even. */
   write(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
     this.check();
     this.flush(); // a queue write overtakes commands that are recorded but not submitted
     // Dawn on Node crashes on memory shared between threads: such views are copied first.
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
-    const own = shared ? values.slice() : values;
+    const half = storage.half && values instanceof Float32Array;
+    const own = half ? encodeHalf(values) : shared ? values.slice() : values;
     this.device.queue.writeBuffer(storage.buffer, byteOffset, own.buffer, own.byteOffset, own.byteLength);
   }
 
@@ -211,7 +246,7 @@ export class Gpu {
     this.encoder.copyBufferToBuffer(from.buffer, 0, to.buffer, 0, Math.ceil(bytes / 4) * 4);
   }
 
-  /** Reads several buffers back in one submit and one wait. */
+  /** Reads several buffers back in one submit and one wait; half storage as the float32 of the same values. */
   async read(...storages: Storage[]): Promise<Float32Array[]> {
     this.check();
     const offsets: number[] = [];
@@ -243,7 +278,11 @@ export class Gpu {
     if (list) list.push(target);
     else this.staging.set(size, [target]);
     this.check();
-    return storages.map((s, i) => new Float32Array(all, offsets[i], s.bytes / 4));
+    return storages.map((s, i) =>
+      s.half
+        ? decodeHalf(new Uint16Array(all, offsets[i], s.bytes / 2))
+        : new Float32Array(all, offsets[i], s.bytes / 4),
+    );
   }
 
   /** Waits until everything submitted has run, and reports what went wrong on the way. */

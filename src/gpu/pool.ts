@@ -12,6 +12,10 @@ export interface Storage {
   readonly id: number;
   readonly buffer: GPUBuffer;
   readonly bytes: number;
+  /** It holds float16 and not 32-bit numbers; kernels that bind it read and write it as such (see `halfStorage.ts`). */
+  readonly half?: boolean;
+  /** First byte in the buffer; only parts of a storage have one (see `Gpu.part`). */
+  readonly offset?: number;
 }
 
 export interface MemoryUse {
@@ -31,6 +35,16 @@ export function sizeClass(bytes: number): number {
   return Math.max(floor, Math.ceil(bytes / step) * step);
 }
 
+/** A tensor that the adapter cannot hold, or a kernel cannot bind. */
+export function tooLarge(what: string, bytes: number, limit: number): GpuError {
+  const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
+  return new GpuError(
+    what,
+    `expected a tensor of at most ${mib(limit)} (this adapter's limit), got ${mib(bytes)}`,
+    "use a smaller image size, batch size or width, or an adapter with larger buffers",
+  );
+}
+
 export class BufferPool {
   private readonly idle = new Map<number, Storage["buffer"][]>();
   private readonly ids = new WeakMap<GPUBuffer, number>();
@@ -45,19 +59,14 @@ export class BufferPool {
 
   /**
    * Hands out a buffer of at least `bytes` bytes; its contents are whatever was there before.
-   * @throws {GpuError} when the adapter cannot bind a buffer of that size.
+   * It may be larger than what a kernel can bind at once: kernels then go over it in parts.
+   * @throws {GpuError} when the adapter has no buffer of that size.
    */
-  alloc(bytes: number, what: string): Storage {
+  alloc(bytes: number, what: string, half = false): Storage {
     const { maxStorageBufferBindingSize, maxBufferSize } = this.device.limits;
-    const limit = Math.min(maxStorageBufferBindingSize, maxBufferSize);
-    if (bytes > limit) {
-      const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
-      throw new GpuError(
-        what,
-        `expected a tensor of at most ${mib(limit)} (this adapter's limit), got ${mib(bytes)}`,
-        "use a smaller image size, batch size or width, or an adapter with larger buffers",
-      );
-    }
+    if (bytes > maxBufferSize) throw tooLarge(what, bytes, maxBufferSize);
+    // A size class must not lift a buffer over the binding limit that its contents keep.
+    const limit = bytes <= maxStorageBufferBindingSize ? maxStorageBufferBindingSize : maxBufferSize;
     const size = Math.min(sizeClass(bytes), limit - (limit % 4));
     let buffer = this.idle.get(size)?.pop();
     if (!buffer) {
@@ -71,7 +80,7 @@ export class BufferPool {
     }
     this.inUse += size;
     this.peak = Math.max(this.peak, this.inUse);
-    const storage: Storage = { id: this.ids.get(buffer)!, buffer, bytes };
+    const storage: Storage = { id: this.ids.get(buffer)!, buffer, bytes, half };
     this.live.add(storage);
     return storage;
   }

@@ -26,6 +26,8 @@ export interface ConvShape extends ActivationShape {
   readonly stride: readonly [number, number];
   readonly padding: readonly [number, number];
   readonly dilation: readonly [number, number];
+  /** Height and width of the output where they do not follow from the rest: a window of a larger convolution. */
+  readonly output?: readonly [p: number, q: number];
 }
 
 /**
@@ -45,6 +47,7 @@ export function convOutputSize(where: string, s: ConvShape): readonly [p: number
       }
     }
   }
+  if (s.output) return s.output; // its padding may have either sign
   if (s.padding.some((v) => !Number.isInteger(v) || v < 0)) {
     throw new ShapeError(where, `expected padding of integers >= 0, got ${s.padding.join("x")}`, "pass padding >= 0");
   }

@@ -1,13 +1,18 @@
 /**
- * The convolution engine: which algorithm computes a pass. Winograd's form where it pays, else the direct one; both multiply in
- * the backends of `backend.ts`.
+ * The convolution engine: which algorithm computes a pass, and over which windows of its tensors. Winograd's form where it pays,
+ * else the direct one; both multiply in the backends of `backend.ts`.
  */
 import type { Gpu } from "../../gpu/gpu.js";
+import type { Storage } from "../../gpu/pool.js";
 import { ShapeError } from "../../errors.js";
-import type { ConvShape } from "../shape.js";
+import { type ConvShape, vec4s } from "../shape.js";
+import { slabMask, slabPart } from "../slabs.js";
+import { weightedSum } from "../weightedSum.js";
 import { type ConvBackend, gather, weightPass, type WeightPassBuffers } from "./backend.js";
 import type { Direction, GatherBuffers, GatherOptions } from "./gather.js";
-import { winogradApplies, winogradGather, winogradPays, winogradWeightPass } from "./winograd.js";
+import { counted, plainFlops } from "./flopCounter.js";
+import { WINOGRAD_SAVES, winogradApplies, winogradGather, winogradPays, winogradWeightPass } from "./winograd.js";
+import { convTensors, convWindows, type ConvWindow } from "./windows.js";
 
 /** A way to compute a pass; the backends' names mean the direct form in that backend. */
 export type ConvAlgorithm = ConvBackend | "direct" | "winograd";
@@ -17,12 +22,15 @@ function choose(s: ConvShape, algorithm: ConvAlgorithm | undefined): ConvAlgorit
   if (algorithm === "winograd" && !winogradApplies(s)) {
     throw new ShapeError(
       "winograd",
-      `expected a 3x3 convolution of stride and dilation 1 and padding up to 2, got ${s.kernel.join("x")}, stride ${s.stride.join("x")}`,
+      `expected a 3x3 convolution of stride and dilation 1, got ${s.kernel.join("x")}, stride ${s.stride.join("x")}`,
       "use the direct form",
     );
   }
   return algorithm ?? (winogradPays(s) ? "winograd" : "direct");
 }
+
+/** What the direct form would take for each operation that the chosen one executes. */
+const directShare = (chosen: ConvAlgorithm): number => (chosen === "winograd" ? WINOGRAD_SAVES : 1);
 
 /** Records a forward pass or input gradient with its epilogue. */
 export function convolve(
@@ -34,22 +42,74 @@ export function convolve(
   algorithm?: ConvAlgorithm,
 ): void {
   const chosen = choose(s, algorithm);
-  if (chosen !== "winograd") {
-    gather(gpu, s, direction, b, options, chosen === "direct" ? undefined : chosen);
-    return;
-  }
-  const products = (shape: ConvShape, buffers: GatherBuffers, o: GatherOptions) => {
-    gather(gpu, shape, "forward", buffers, o);
+  const { input, output } = convTensors(s);
+  const [read, made] = direction === "forward" ? [input, output] : [output, input];
+  const inWindow = (window: ConvWindow) => {
+    const [from, to] = direction === "forward" ? [window.input, window.output] : [window.output, window.input];
+    const ofMask = (mask: Storage, n: number) => slabMask(gpu, { mask, n }, made, to);
+    const buffers = {
+      ...b,
+      src: slabPart(gpu, b.src, read, from, read.pixelBytes),
+      dst: slabPart(gpu, b.dst, made, to, made.pixelBytes),
+      base: b.base && slabPart(gpu, b.base, made, to, made.pixelBytes),
+      live: b.live && ofMask(b.live.mask, b.live.n),
+      scale: b.scale && {
+        scale: ofMask(b.scale.scale, b.scale.n).mask,
+        biasScale: ofMask(b.scale.biasScale, b.scale.n).mask,
+        n: ofMask(b.scale.scale, b.scale.n).n,
+      },
+    };
+    if (chosen === "winograd") {
+      const products = (shape: ConvShape, v: GatherBuffers, o: GatherOptions) => gather(gpu, shape, "forward", v, o);
+      winogradGather(gpu, products, window.s, direction, buffers, options);
+    } else {
+      gather(gpu, window.s, direction, buffers, options, chosen === "direct" ? undefined : chosen);
+    }
   };
-  winogradGather(gpu, products, s, direction, b, options);
+  const run = () => convWindows(gpu, s, direction).forEach(inWindow);
+  counted(
+    gpu,
+    direction === "forward" ? "pconvForward" : "pconvBackwardInput",
+    plainFlops(s),
+    run,
+    directShare(chosen),
+  );
 }
 
 /** Records a weight gradient. */
 export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, algorithm?: ConvAlgorithm): void {
   const chosen = choose(s, algorithm);
-  if (chosen !== "winograd") {
-    weightPass(gpu, s, b, {}, chosen === "direct" ? undefined : chosen);
-    return;
-  }
-  winogradWeightPass(gpu, (shape, buffers) => weightPass(gpu, shape, buffers, { imagePerTap: true }), s, b);
+  const { input, output } = convTensors(s);
+  const windows = convWindows(gpu, s, "forward");
+  const inWindow = (window: ConvWindow, dw: Storage) => {
+    const buffers = {
+      x: slabPart(gpu, b.x, input, window.input, input.pixelBytes),
+      dy: slabPart(gpu, b.dy, output, window.output, output.pixelBytes),
+      live: b.live && slabMask(gpu, b.live, output, window.output),
+      dw,
+    };
+    if (chosen === "winograd") {
+      const products = (shape: ConvShape, v: WeightPassBuffers) => weightPass(gpu, shape, v, { imagePerTap: true });
+      winogradWeightPass(gpu, products, window.s, buffers);
+    } else {
+      weightPass(gpu, window.s, buffers, {}, chosen === "direct" ? undefined : chosen);
+    }
+  };
+  const entries = s.kernel[0] * s.kernel[1] * vec4s(s.c) * 4 * vec4s(s.k);
+  const part = () => gpu.alloc(entries * 16, "convolution window dw");
+  const run = () => {
+    // Added in the windows' order, so that equal inputs give equal bits.
+    let sum: Storage | null = null;
+    windows.forEach((window, i) => {
+      const dw = windows.length === 1 ? b.dw : part();
+      inWindow(window, dw);
+      if (sum) {
+        const both = i === windows.length - 1 ? b.dw : part();
+        weightedSum(gpu, entries, { alpha: 1, beta: 1 }, { a: sum, b: dw, y: both });
+        for (const storage of [sum, dw]) gpu.free(storage);
+        sum = both;
+      } else sum = dw;
+    });
+  };
+  counted(gpu, "pconvBackwardWeight", plainFlops(s), run, directShare(chosen));
 }

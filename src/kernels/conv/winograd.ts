@@ -26,6 +26,8 @@ import {
   winogradWeightBackward,
 } from "./winogradTransforms.js";
 
+/** Multiply-adds of the direct form for each in the products: a tile has 4 outputs of 9 taps, and 16 products. */
+export const WINOGRAD_SAVES = 36 / 16;
 /** Bytes of transformed tiles at a time. */
 const RUN_BYTES = 32 * 2 ** 20;
 /** C K / (C + K) from which on the multiplications saved outweigh the traffic. */
@@ -41,10 +43,7 @@ const tilesOf = (h: number, w: number) => [Math.ceil(h / 2), Math.ceil(w / 2)] a
 
 /** Whether Winograd's form exists for this convolution. */
 export const winogradApplies = (s: ConvShape): boolean =>
-  s.kernel.every((v) => v === 3) &&
-  s.stride.every((v) => v === 1) &&
-  s.dilation.every((v) => v === 1) &&
-  s.padding.every((v) => v <= 2);
+  s.kernel.every((v) => v === 3) && s.stride.every((v) => v === 1) && s.dilation.every((v) => v === 1);
 
 /** Whether it is worth it. */
 export function winogradPays(s: ConvShape): boolean {
@@ -68,10 +67,10 @@ const productShape = (t: TileRows, c: number, k: number): ConvShape => ({
 });
 
 /** Runs of tile rows over an output of n x h x w, each with at most RUN_BYTES of transformed tiles of `channels4` vec4s. */
-function* runs(n: number, h: number, w: number, channels4: number): Generator<Omit<TileRows, "c4">> {
+function* runs(gpu: Gpu, n: number, h: number, w: number, channels4: number): Generator<Omit<TileRows, "c4">> {
   const [tilesY, tilesX] = tilesOf(h, w);
   const rowBytes = 16 * tilesX * channels4 * 16;
-  const most = Math.max(1, Math.floor(RUN_BYTES / rowBytes));
+  const most = Math.max(1, Math.floor(Math.min(RUN_BYTES, gpu.limits.maxStorageBufferBindingSize) / rowBytes));
   const count = Math.ceil((n * tilesY) / most);
   const rows = Math.ceil((n * tilesY) / count);
   for (let row0 = 0; row0 < n * tilesY; row0 += rows) {
@@ -102,7 +101,7 @@ export function winogradGather(
     (o.accumulate ? FLAG.accumulate : 0) |
     (o.slope !== undefined ? FLAG.activated : 0) |
     (b.base ? FLAG.based : 0);
-  for (const run of runs(s.n, output[0], output[1], c4 + k4)) {
+  for (const run of runs(gpu, s.n, output[0], output[1], c4 + k4)) {
     const tiles = run.rows * run.tilesX;
     const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
     const m = gpu.alloc(16 * tiles * k4 * 16, "winograd products");
@@ -139,7 +138,7 @@ export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvSh
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
   const entries = 16 * c4 * 4 * k4;
   let sum: Storage | null = null;
-  for (const run of runs(s.n, p, q, c4 + k4)) {
+  for (const run of runs(gpu, s.n, p, q, c4 + k4)) {
     const tiles = run.rows * run.tilesX;
     const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
     const g = gpu.alloc(16 * tiles * k4 * 16, "winograd gradient");
