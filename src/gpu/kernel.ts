@@ -6,6 +6,8 @@
  * order of `bindings`.
  */
 
+import { withHalfBindings } from "./halfStorage.js";
+
 /** How a storage buffer is bound; the place in the list plus one is its `@binding` number. */
 export type Access = "read" | "read_write";
 
@@ -29,10 +31,22 @@ export function defineKernel<Params extends string, Spec = void>(kernel: Kernel<
   return kernel;
 }
 
-/** The full WGSL source of a kernel for one spec. */
-export function kernelSource<Params extends string, Spec>(kernel: Kernel<Params, Spec>, spec: Spec): string {
+const F16 = "enable f16;\n";
+
+/**
+ * The full WGSL source of a kernel for one spec.
+ * @param halves numbers of the bindings whose buffers hold float16, see `halfStorage.ts`
+ */
+export function kernelSource<Params extends string, Spec>(
+  kernel: Kernel<Params, Spec>,
+  spec: Spec,
+  halves: readonly number[] = [],
+): string {
   const fields = Object.entries<Scalar>(kernel.params).map(([name, type]) => `  ${name}: ${type},`);
-  return `${kernel.directives ?? ""}struct Params {\n${fields.join("\n")}\n}\n@group(0) @binding(0) var<uniform> p: Params;\n${kernel.wgsl(spec)}`;
+  const { directives = "" } = kernel;
+  const enabled = halves.length > 0 && !directives.includes(F16) ? F16 + directives : directives;
+  const body = withHalfBindings(kernel.wgsl(spec), halves);
+  return `${enabled}struct Params {\n${fields.join("\n")}\n}\n@group(0) @binding(0) var<uniform> p: Params;\n${body}`;
 }
 
 /** Writes parameter values into `view` at `offset`, in declaration order, four bytes each. */
@@ -68,11 +82,13 @@ export class PipelineCache {
     return this.built.size;
   }
 
-  get<Params extends string, Spec>(kernel: Kernel<Params, Spec>, spec: Spec): Pipeline {
-    const label = spec === undefined ? kernel.name : `${kernel.name}${JSON.stringify(spec)}`;
+  /** `halves` as in {@link kernelSource}. */
+  get<Params extends string, Spec>(kernel: Kernel<Params, Spec>, spec: Spec, halves: readonly number[] = []): Pipeline {
+    let label = spec === undefined ? kernel.name : `${kernel.name}${JSON.stringify(spec)}`;
+    if (halves.length > 0) label += ` half ${halves.join()}`;
     const hit = this.built.get(label);
     if (hit) return hit;
-    const code = kernelSource(kernel, spec);
+    const code = kernelSource(kernel, spec, halves);
     if (typeof process !== "undefined" && process.env["PCONV_WGSL"]) console.error(`// ${label}\n${code}`);
     const module = this.device.createShaderModule({ label, code });
     const layout = this.device.createBindGroupLayout({

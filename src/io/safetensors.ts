@@ -7,7 +7,7 @@
  */
 import { FormatError, UserError } from "../errors.js";
 import { ByteReader, quote } from "./byteReader.js";
-import { encodeHalf } from "./half.js";
+import { encodeHalf } from "../half.js";
 import {
   dtypeBytes,
   elementCount,

@@ -1,4 +1,4 @@
-import { decodeBfloat16, decodeHalf } from "./half.js";
+import { decodeBfloat16, decodeHalf } from "../half.js";
 
 /** Element types of weight files, by their safetensors names. */
 export type TensorDtype = "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "I16" | "I8" | "U8" | "BOOL";

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { FormatError, UserError } from "../../src/errors.js";
-import { decodeBfloat16, decodeHalf, encodeHalf, floatToHalf, halfToFloat } from "../../src/io/half.js";
+import { decodeBfloat16, decodeHalf, encodeHalf, floatToHalf, halfToFloat } from "../../src/half.js";
 import { readSafetensors, writeSafetensors, type TensorToWrite } from "../../src/io/safetensors.js";
 import { contents, damage, fixture, fuzz, safetensorsFile, u64, bytes } from "./weightFixtures.js";
 

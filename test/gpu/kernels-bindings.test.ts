@@ -103,6 +103,20 @@ describe("kernel declarations", () => {
     }
   });
 
+  it.each(kernels)("%s compiles with halves in all its buffers of floats", async (_, kernel) => {
+    for (const spec of SPECS[kernel.name] ?? [undefined]) {
+      const source = kernelSource(kernel, spec);
+      const floats = source.matchAll(/@binding\((\d+)\) var<storage, \w+> \w+: array<(?:vec4f|f32)>/g);
+      const halves = kernelSource(
+        kernel,
+        spec,
+        Array.from(floats, ([, at]) => Number(at)),
+      );
+      const errors = gpu().half ? await compileErrors(gpu().device, halves) : [];
+      expect(errors, `${kernel.name} ${JSON.stringify(spec)}`).toEqual([]);
+    }
+  });
+
   it("sees a fault when there is one", async () => {
     expect(declared("@group(0) @binding(2) var<storage, read_write> y: array<f32>;")).toEqual(
       new Map([[2, "read_write"]]),

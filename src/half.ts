@@ -1,5 +1,5 @@
 /**
- * The two 16-bit float formats that weight files use.
+ * The two 16-bit float formats of weight files; the first is that of half storage on the device too.
  *
  * float16 is IEEE 754-2019 binary16 (1 sign, 5 exponent, 10 fraction bits); bfloat16 is the upper half of a float32.
  * Subnormals and infinities are kept; a NaN stays a NaN.
