@@ -7,9 +7,19 @@
 import { ShapeError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
-import { type ActivationShape, vec4s } from "../kernels/shape.js";
+import type { ActivationShape } from "../kernels/shape.js";
 import { weightedSum } from "../kernels/weightedSum.js";
-import { Mask, type MaskRatio, shapeText, Tensor } from "./tensor.js";
+import { activationBytes, Mask, type MaskRatio, type Precision, shapeText, Tensor } from "./tensor.js";
+
+export interface TapeOptions {
+  /** `false` records nothing: for inference. */
+  readonly grad: boolean;
+  /**
+   * `f16` stores what convolutions give, and everything made from it, as float16; parameters and their gradients, masks, statistics,
+   * scalars and images stay float32. Default `f32`.
+   */
+  readonly precision?: Precision;
+}
 
 /** Gradients of an op's inputs, in their order, made from the gradient of its output; `null` where none is wanted. */
 export type Backward = (dy: Tensor) => readonly (Tensor | null)[];
@@ -32,23 +42,31 @@ export class Tape {
   /** Ratios and new masks of layers by mask and geometry: each is computed once on a tape, however many layers ask for it. */
   readonly ratios = new Map<Mask, Map<string, MaskRatio>>();
 
-  /** `grad: false` records nothing: for inference. */
   constructor(
     readonly gpu: Gpu,
-    readonly options: { readonly grad: boolean } = { grad: true },
+    readonly options: TapeOptions = { grad: true },
   ) {}
 
+  /** Activations are stored as float16. */
+  get half(): boolean {
+    return this.options.precision === "f16";
+  }
+
   /** Allocates storage that lives until it is freed or the tape is disposed. */
-  storage(bytes: number, name: string): Storage {
-    const storage = this.gpu.alloc(bytes, name);
+  storage(bytes: number, name: string, half = false): Storage {
+    const storage = this.gpu.alloc(bytes, name, half);
     this.owned.add(storage);
     return storage;
   }
 
-  /** Allocates a tensor of the tape; its contents are undefined. */
-  alloc(shape: ActivationShape, name: string): Tensor {
-    const bytes = shape.n * shape.h * shape.w * vec4s(shape.c) * 16;
-    return new Tensor(this.gpu, shape, this.storage(bytes, name), name);
+  /** Allocates a tensor of the tape, of float16 if `half`; its contents are undefined. */
+  alloc(shape: ActivationShape, name: string, half = false): Tensor {
+    return new Tensor(this.gpu, shape, this.storage(activationBytes(shape, half), name, half), name);
+  }
+
+  /** Allocates a tensor of another's shape and precision, such as its gradient; its contents are undefined. */
+  like({ shape, half }: Tensor, name: string): Tensor {
+    return this.alloc(shape, name, half);
   }
 
   /** Uploads [n,h,w,c] values without padding; freed with the tape. */
@@ -173,7 +191,7 @@ export class Tape {
     const before = leaf ? input.grad : gradients.get(input);
     let sum = g;
     if (before) {
-      sum = this.alloc(input.shape, `${input.name}.grad`);
+      sum = this.like(input, `${input.name}.grad`);
       weightedSum(this.gpu, sum.vec4s, { alpha: 1, beta: 1 }, { a: before.storage, b: g.storage, y: sum.storage });
       this.release(g.storage);
       if (leaf) before.free();

@@ -5,8 +5,11 @@ import type { Storage } from "../gpu/pool.js";
 import { type ActivationShape, vec4s } from "../kernels/shape.js";
 import { padChannels, unpadChannels } from "./layout.js";
 
+/** How activations and their gradients are stored: everything else is float32, and so is all arithmetic. */
+export type Precision = "f32" | "f16";
+
 /**
- * Numbers on the device: [n, h, w, c] float32, channels padded to four with zeros. Scalars are [1,1,1,1], weights
+ * Numbers on the device: [n, h, w, c] float32, or float16 on tapes of that precision, channels padded to four with zeros. Scalars are [1,1,1,1], weights
  * [kh, kw, ci padded, co]. Who made it frees it: a tape frees what its ops made, modules own their parameters.
  */
 export class Tensor {
@@ -26,7 +29,7 @@ export class Tensor {
 
   /** Allocates a tensor; its contents are undefined. */
   static alloc(gpu: Gpu, shape: ActivationShape, name: string): Tensor {
-    return new Tensor(gpu, shape, gpu.alloc(shape.n * shape.h * shape.w * vec4s(shape.c) * 16, name), name);
+    return new Tensor(gpu, shape, gpu.alloc(activationBytes(shape), name), name);
   }
 
   /**
@@ -45,6 +48,11 @@ export class Tensor {
     const tensor = Tensor.alloc(gpu, shape, name);
     gpu.write(tensor.storage, padChannels(values, c));
     return tensor;
+  }
+
+  /** It holds float16. */
+  get half(): boolean {
+    return this.storage.half ?? false;
   }
 
   /** Size in vec4s, channel padding included. */
@@ -68,6 +76,10 @@ export class Tensor {
     this.gpu.free(this.storage);
   }
 }
+
+/** Bytes of a tensor. */
+export const activationBytes = ({ n, h, w, c }: ActivationShape, half = false): number =>
+  n * h * w * vec4s(c) * (half ? 8 : 16);
 
 /** `n x h x w x c` for messages. */
 export const shapeText = ({ n, h, w, c }: ActivationShape): string => `${n}x${h}x${w}x${c}`;

@@ -72,7 +72,7 @@ const squareBytes = (s: ActivationShape) => s.n * 16 * vec4s(s.c) ** 2 * 4;
 export function gramForward(gpu: Gpu, s: ActivationShape, b: { readonly f: Storage; readonly g: Storage }): void {
   const product = gpu.alloc(squareBytes(s), "gram product");
   counted(gpu, "gramForward", plainFlops(pixelwise(s)), () =>
-    weightPass(gpu, pixelwise(s), { x: b.f, dy: b.f, dw: product }, { imagePerTap: true }),
+    weightPass(gpu, pixelwise(s), { x: b.f, dy: b.f, dw: product }, { imagePerTap: true, half: b.f.half ?? false }),
   );
   const params = { n: s.n, c: s.c, c4: vec4s(s.c), factor: factorOf(s) };
   gpu.dispatch(gramForwardKernel, undefined, params, [product, b.g], linearGrid(s.n * s.c * params.c4));
@@ -89,7 +89,13 @@ export function gramBackward(
   const params = { n: s.n, c: s.c, c4: vec4s(s.c), factor: factorOf(s) };
   gpu.dispatch(gramBackwardKernel, undefined, params, [b.dg, weight], linearGrid(squareBytes(s) / 4));
   counted(gpu, "gramBackward", plainFlops(pixelwise(s)), () =>
-    gather(gpu, pixelwise(s), "forward", { src: b.f, weight, dst: b.df }, { weightPerImage: true }),
+    gather(
+      gpu,
+      pixelwise(s),
+      "forward",
+      { src: b.f, weight, dst: b.df },
+      { weightPerImage: true, half: b.f.half ?? false },
+    ),
   );
   gpu.free(weight);
 }

@@ -61,8 +61,9 @@ abstract class ConvBase extends Module {
 
 /** Ordinary convolution. */
 export class Conv2d extends ConvBase {
-  forward(tape: Tape, x: Tensor): Tensor {
-    return conv2d(tape, x, this.weight, this.bias, this.geometry);
+  /** `image`: the result is float32 on every tape. */
+  forward(tape: Tape, x: Tensor, { image }: { readonly image?: boolean } = {}): Tensor {
+    return conv2d(tape, x, this.weight, this.bias, { ...this.geometry, image });
   }
 }
 
@@ -78,6 +79,8 @@ export interface Then {
   readonly batchNorm?: BatchNorm2d | null;
   /** Activation max(v, 0) + slope min(v, 0): 0 is ReLU; none by default. */
   readonly slope?: number | undefined;
+  /** The result is an image: float32 on every tape. */
+  readonly image?: boolean | undefined;
 }
 
 /**
@@ -108,7 +111,8 @@ export class PConv2d extends ConvBase {
 
   private options(then: Then) {
     const batchNorm = then.batchNorm?.next() ?? null;
-    return { convention: this.convention, multiChannel: this.multiChannel, batchNorm, slope: then.slope };
+    const { slope, image } = then;
+    return { convention: this.convention, multiChannel: this.multiChannel, batchNorm, slope, image };
   }
 
   /**

@@ -96,6 +96,8 @@ class PConvBlock extends Module {
       readonly bn: boolean;
       readonly activation: "relu" | "leakyRelu" | "none";
       readonly bias: boolean;
+      /** What it gives is the network's output. */
+      readonly image?: boolean;
       readonly rng: Rng;
       readonly gain?: number;
       readonly initialBias?: number;
@@ -129,7 +131,7 @@ class PConvBlock extends Module {
 
   private then(): Then {
     const slope = { relu: 0, leakyRelu: LEAKY_SLOPE, none: undefined }[this.role.activation];
-    return { batchNorm: this.bn, slope };
+    return { batchNorm: this.bn, slope, image: this.role.image };
   }
 }
 
@@ -177,6 +179,7 @@ export class PConvUNet extends Module {
         bn: !last,
         activation: last && c.head === "none" ? "none" : "leakyRelu",
         bias: last || c.convBias === "all",
+        image: last && c.head === "none",
         rng,
         // The bare last layer starts near mid-grey: with Kaiming's gain for ReLU it would start with noise as strong as the
         // picture, which takes hundreds of steps to unlearn.
@@ -227,7 +230,7 @@ export class PConvUNet extends Module {
       tape.consume(low.x);
       if (skip.x !== image) tape.consume(skip.x); // the caller's image stays the caller's
     }
-    if (this.headConv) x = sigmoid(tape, this.headConv.forward(tape, x));
+    if (this.headConv) x = sigmoid(tape, this.headConv.forward(tape, x, { image: true }));
     return { output: resizeCanvas(tape, x, h, w), mask: resizeMaskCanvas(tape, m, h, w) };
   }
 }

@@ -3,11 +3,11 @@ import type { Tape } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 
 function activation(tape: Tape, name: Activation, x: Tensor, slope: number): Tensor {
-  const y = tape.alloc(x.shape, name);
+  const y = tape.like(x, name);
   activationForward(tape.gpu, name, { vec4s: x.vec4s, c: x.shape.c, slope }, { x: x.storage, y: y.storage });
   if (name !== "sigmoid") y.zeroUnder = x.zeroUnder; // relu and leakyRelu keep 0 at 0
   return tape.record(name, [x], y, [y], (dy) => {
-    const dx = tape.alloc(x.shape, `${name}.dx`);
+    const dx = tape.like(x, `${name}.dx`);
     const buffers = { y: y.storage, dy: dy.storage, dx: dx.storage };
     activationBackward(tape.gpu, name, { vec4s: x.vec4s, slope }, buffers);
     return [dx];

@@ -19,10 +19,10 @@ export function channelAffine(tape: Tape, x: Tensor, scale: readonly number[], s
   }
   const sizes = { vec4s: x.vec4s, c4: vec4s(c) };
   const factors = tape.gpu.constant(scale);
-  const y = tape.alloc(x.shape, "channelAffine");
+  const y = tape.like(x, "channelAffine");
   kernel(tape.gpu, sizes, { x: x.storage, scale: factors, shift: tape.gpu.constant(shift), y: y.storage });
   return tape.record("channelAffine", [x], y, [], (dy) => {
-    const dx = tape.alloc(x.shape, "channelAffine.dx");
+    const dx = tape.like(x, "channelAffine.dx");
     kernel(tape.gpu, sizes, { x: dy.storage, scale: factors, y: dx.storage });
     return [dx];
   });

@@ -22,11 +22,11 @@ export function composite(tape: Tape, gt: Tensor, out: Tensor, mask: Mask): Tens
       "swap the arguments",
     );
   mask.checkSingle("composite", out.shape);
-  const comp = tape.alloc(out.shape, "composite");
+  const comp = tape.like(out, "composite");
   const buffers = { gt: gt.storage, out: out.storage, mask: mask.storage, comp: comp.storage };
   compositeForward(tape.gpu, out.shape, mask.n, buffers);
   return tape.record("composite", [out], comp, [], (dcomp) => {
-    const dout = tape.alloc(out.shape, "composite.dout");
+    const dout = tape.like(out, "composite.dout");
     compositeBackward(tape.gpu, out.shape, mask.n, { dcomp: dcomp.storage, mask: mask.storage, dout: dout.storage });
     return [dout];
   });

@@ -18,12 +18,12 @@ export function concat(tape: Tape, a: Tensor, b: Tensor): Tensor {
     );
   }
   const pixels = n * h * w;
-  const y = tape.alloc({ n, h, w, c: ca + cb }, "concat");
+  const y = tape.alloc({ n, h, w, c: ca + cb }, "concat", a.half);
   concatForward(tape.gpu, { pixels, ca, cb }, { a: a.storage, b: b.storage, y: y.storage });
   return tape.record("concat", [a, b], y, [], (dy) =>
     [a, b].map((part, i) => {
       if (!part.requiresGrad) return null;
-      const d = tape.alloc(part.shape, "concat.dx");
+      const d = tape.like(part, "concat.dx");
       const slice = { pixels, c: ca + cb, first: i * ca, count: part.shape.c };
       channelSlice(tape.gpu, slice, { x: dy.storage, y: d.storage });
       return d;

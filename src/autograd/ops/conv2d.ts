@@ -29,6 +29,8 @@ export interface KnownElsewhere {
 export interface FusedConv2dOptions extends Conv2dOptions {
   /** Applies max(y, 0) + slope min(y, 0) to the result: 0 is ReLU. Without it there is no activation. */
   readonly slope?: number | undefined;
+  /** The result is an image: float32 on every tape. */
+  readonly image?: boolean | undefined;
   /** Where only part of the result needs computing; weight and bias must be constants then. */
   readonly known?: KnownElsewhere | undefined;
 }
@@ -107,7 +109,7 @@ export function conv2d(
   const { slope, known } = options;
   const s = convShape("conv2d", x, weight, options);
   const [p, q] = convOutputSize("conv2d", s);
-  const y = tape.alloc({ n: s.n, h: p, w: q, c: s.k }, "conv2d");
+  const y = tape.alloc({ n: s.n, h: p, w: q, c: s.k }, "conv2d", tape.half && !options.image);
   checkFused(options, y, [weight, bias]);
   pconvForward(gpu, s, {
     x: x.storage,

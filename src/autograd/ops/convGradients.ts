@@ -29,7 +29,7 @@ export function convGradients(
   const { gpu } = tape;
   let dx: Tensor | null = null;
   if (x.requiresGrad) {
-    dx = tape.alloc(x.shape, `${name}.dx`);
+    dx = tape.like(x, `${name}.dx`);
     const weightT = tape.storage(weight.storage.bytes, `${name}.weightT`); // both channel counts are padded: equal sizes
     transposeWeight(gpu, s, weight.storage, weightT);
     pconvBackwardInput(gpu, s, { dy: g.storage, weightT, dx: dx.storage, live: liveX });

@@ -8,7 +8,7 @@ export function gram(tape: Tape, f: Tensor): Tensor {
   const g = tape.alloc({ n, h: 1, w: c, c }, "gram");
   gramForward(tape.gpu, f.shape, { f: f.storage, g: g.storage });
   return tape.record("gram", [f], g, [f], (dg) => {
-    const df = tape.alloc(f.shape, "gram.df");
+    const df = tape.like(f, "gram.df");
     gramBackward(tape.gpu, f.shape, { f: f.storage, dg: dg.storage, df: df.storage });
     return [df];
   });

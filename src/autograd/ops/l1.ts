@@ -37,7 +37,7 @@ export function l1(tape: Tape, prediction: Tensor, target: Tensor, o: L1OpOption
   const buffers = { a: prediction.storage, b: target.storage, mask: mask?.storage };
   l1Forward(tape.gpu, shape, options, { ...buffers, value: value.storage });
   return tape.record("l1", [prediction], value, [prediction, target], (dvalue) => {
-    const da = tape.alloc(shape, "l1.da");
+    const da = tape.like(prediction, "l1.da");
     l1Backward(tape.gpu, shape, options, { ...buffers, dvalue: dvalue.storage, da: da.storage });
     return [da];
   });

@@ -14,7 +14,7 @@ export function maskMultiply(tape: Tape, x: Tensor, mask: Mask): Tensor {
     mask.channelsFor("maskMultiply", x.shape.c).flatMap((count, g) => Array<number>(count).fill(g)),
   );
   const apply = (from: Tensor, name: string) => {
-    const to = tape.alloc(x.shape, name);
+    const to = tape.like(x, name);
     const buffers = { x: from.storage, mask: mask.storage, groupOf, y: to.storage };
     kernel(gpu, x.shape, mask.n, mask.groups, buffers);
     return to;

@@ -54,7 +54,7 @@ const zeroesHoles = (n: Normalization): boolean => n.valid !== null && n.options
 
 /** y = f(gamma xhat + beta), in a new tensor. */
 export function normalize(tape: Tape, x: Tensor, stats: Storage, n: Normalization): Tensor {
-  const y = tape.alloc(x.shape, "batchNorm");
+  const y = tape.like(x, "batchNorm");
   batchNormForward(
     tape.gpu,
     x.shape,
@@ -85,7 +85,7 @@ export function normalizeBackward(
   const { gamma, beta } = n.tensors;
   const c4 = vec4s(x.shape.c);
   const sums = tape.alloc({ n: 1, h: 1, w: 1, c: 8 * c4 }, "batchNorm.sums");
-  const dx = tape.alloc(x.shape, "batchNorm.dx");
+  const dx = tape.like(x, "batchNorm.dx");
   const counted = n.valid !== null && n.options.statistics === "valid" ? "valid" : "all";
   batchNormBackward(
     gpu,

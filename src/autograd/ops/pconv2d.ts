@@ -23,6 +23,8 @@ export interface PConvTail {
   readonly batchNorm?: { readonly tensors: BatchNormTensors; readonly options: BatchNormOptions } | null;
   /** Activation max(v, 0) + slope min(v, 0): 0 is ReLU; none by default. A slope of an activation is 0 or positive. */
   readonly slope?: number | undefined;
+  /** The result is an image: float32 on every tape. */
+  readonly image?: boolean | undefined;
 }
 
 export interface PConv2dOptions extends Conv2dOptions, PConvRule, PConvTail {}
@@ -32,12 +34,14 @@ interface Layer {
   readonly weight: Tensor;
   readonly bias: Tensor | null;
   readonly ratio: MaskRatio;
+  /** Precision of the result. */
+  readonly half: boolean;
 }
 
 /** Sums, ratio and bias into a new tensor. */
-function convolve(tape: Tape, { sums, bias, ratio }: Layer, slope?: number): Tensor {
+function convolve(tape: Tape, { sums, bias, ratio, half }: Layer, slope?: number): Tensor {
   const [h, w] = sumsSize(sums);
-  const y = tape.alloc({ n: sums.shape.n, h, w, c: sums.shape.k }, "pconv2d");
+  const y = tape.alloc({ n: sums.shape.n, h, w, c: sums.shape.k }, "pconv2d", half);
   sums.forward(tape.gpu, { y: y.storage, bias: bias?.storage, ratio, slope });
   return y;
 }
@@ -52,7 +56,7 @@ function biasGradient(tape: Tape, { bias, ratio }: Layer, dy: Tensor): Tensor | 
 
 /** g = scale * f'(v) * dy, the gradient of the bare sums. */
 function sumsGradient(tape: Tape, { ratio }: Layer, dy: Tensor, activated?: { y: Storage; slope: number }): Tensor {
-  const g = tape.alloc(dy.shape, "pconv2d.g");
+  const g = tape.like(dy, "pconv2d.g");
   pixelScale(tape.gpu, dy.shape, ratio.n, { dy: dy.storage, scale: ratio.scale, activated, g: g.storage });
   return g;
 }
@@ -66,7 +70,7 @@ function withActivation(tape: Tape, layer: Layer, slope: number | undefined): Te
   return tape.record("pconv2d", inputs, y, saved, (dy) => {
     let dv = dy;
     if (bias?.requiresGrad && slope !== undefined) {
-      dv = tape.alloc(dy.shape, "pconv2d.dv");
+      dv = tape.like(dy, "pconv2d.dv");
       const buffers = { y: y.storage, dy: dy.storage, dx: dv.storage };
       activationBackward(tape.gpu, "leakyRelu", { vec4s: y.vec4s, slope }, buffers);
     }
@@ -111,7 +115,7 @@ function finish(
   o: PConvRule & PConvTail,
 ): { y: Tensor; mask: Mask } {
   const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...o, biased: bias !== null });
-  const layer = { sums, weight, bias, ratio };
+  const layer = { sums, weight, bias, ratio, half: tape.half && !o.image };
   const { batchNorm } = o;
   const y = batchNorm ? withBatchNorm(tape, layer, batchNorm, o.slope) : withActivation(tape, layer, o.slope);
   // With PConv-Keras' convention the bias fills the holes; batch norm empties them again if it is asked to.

@@ -110,7 +110,7 @@ export function sumsOfTwo(
         y,
       }),
     backward(g, ratio) {
-      const gradient = (x: Tensor) => (x.requiresGrad ? tape.alloc(x.shape, "pconv2dUp.dx") : null);
+      const gradient = (x: Tensor) => (x.requiresGrad ? tape.like(x, "pconv2dUp.dx") : null);
       const [dLow, dSkip] = [gradient(lowX), gradient(skipX)];
       const dw = weight.requiresGrad ? tape.alloc(weight.shape, "pconv2dUp.dw") : null;
       pconvUpBackward(tape.gpu, up, {

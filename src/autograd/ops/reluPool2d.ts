@@ -8,11 +8,11 @@ import type { Tensor } from "../tensor.js";
  */
 export function reluPool2d(tape: Tape, x: Tensor): Tensor {
   const { n, h, w, c } = x.shape;
-  const y = tape.alloc({ n, h: h >> 1, w: w >> 1, c }, "reluPool");
+  const y = tape.alloc({ n, h: h >> 1, w: w >> 1, c }, "reluPool", x.half);
   const winners = tape.storage(winnerBytes(x.shape), "reluPool.winners");
   reluPoolForward(tape.gpu, x.shape, { x: x.storage, y: y.storage, winners });
   return tape.record("reluPool", [x], y, [winners], (dy) => {
-    const dx = tape.alloc(x.shape, "reluPool.dx");
+    const dx = tape.like(x, "reluPool.dx");
     reluPoolBackward(tape.gpu, x.shape, { winners, dy: dy.storage, dx: dx.storage });
     return [dx];
   });

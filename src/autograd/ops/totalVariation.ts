@@ -23,7 +23,7 @@ export function totalVariation(tape: Tape, x: Tensor, o: TotalVariationOpOptions
   const buffers = { x: x.storage, region: o.mask?.storage };
   totalVariationForward(tape.gpu, x.shape, options, { ...buffers, value: value.storage });
   return tape.record("totalVariation", [x], value, [x], (dvalue) => {
-    const dx = tape.alloc(x.shape, "totalVariation.dx");
+    const dx = tape.like(x, "totalVariation.dx");
     totalVariationBackward(tape.gpu, x.shape, options, { ...buffers, dvalue: dvalue.storage, dx: dx.storage });
     return [dx];
   });

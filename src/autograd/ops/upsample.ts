@@ -7,10 +7,10 @@ import type { Mask, Tensor } from "../tensor.js";
 /** Nearest upsampling by two; dx adds up each 2x2 block. */
 export function upsampleNearest(tape: Tape, x: Tensor): Tensor {
   const { n, h, w, c } = x.shape;
-  const y = tape.alloc({ n, h: 2 * h, w: 2 * w, c }, "upsample");
+  const y = tape.alloc({ n, h: 2 * h, w: 2 * w, c }, "upsample", x.half);
   upsampleForward(tape.gpu, x.shape, { x: x.storage, y: y.storage });
   return tape.record("upsample", [x], y, [], (dy) => {
-    const dx = tape.alloc(x.shape, "upsample.dx");
+    const dx = tape.like(x, "upsample.dx");
     upsampleBackward(tape.gpu, x.shape, { dy: dy.storage, dx: dx.storage });
     return [dx];
   });

@@ -19,13 +19,13 @@ export function weightedSum(tape: Tape, terms: readonly Tensor[], weights: reado
     );
   }
   const scaled = (t: Tensor, weight: number): Tensor => {
-    const y = tape.alloc(t.shape, "scale");
+    const y = tape.like(t, "scale");
     kernel(tape.gpu, t.vec4s, { alpha: weight }, { a: t.storage, y: y.storage });
     return y;
   };
   let sum = scaled(first, weights[0]);
   rest.forEach((term, i) => {
-    const next = tape.alloc(first.shape, "weightedSum");
+    const next = tape.like(first, "weightedSum");
     kernel(
       tape.gpu,
       first.vec4s,

@@ -8,11 +8,11 @@ export function resizeCanvas(tape: Tape, x: Tensor, h: number, w: number): Tenso
   const { shape } = x;
   if (shape.h === h && shape.w === w) return x;
   const c = vec4s(shape.c);
-  const y = tape.alloc({ ...shape, h, w }, "resizeCanvas");
+  const y = tape.alloc({ ...shape, h, w }, "resizeCanvas", x.half);
   const forward = { n: shape.n, h: shape.h, w: shape.w, c, p: h, q: w, top: 0, left: 0 };
   window2d(tape.gpu, forward, true, { x: x.storage, y: y.storage });
   return tape.record("resizeCanvas", [x], y, [], (dy) => {
-    const dx = tape.alloc(shape, "resizeCanvas.dx");
+    const dx = tape.like(x, "resizeCanvas.dx");
     const backward = { n: shape.n, h, w, c, p: shape.h, q: shape.w, top: 0, left: 0 };
     window2d(tape.gpu, backward, true, { x: dy.storage, y: dx.storage });
     return [dx];

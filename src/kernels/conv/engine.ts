@@ -32,6 +32,9 @@ function choose(s: ConvShape, algorithm: ConvAlgorithm | undefined): ConvAlgorit
 /** What the direct form would take for each operation that the chosen one executes. */
 const directShare = (chosen: ConvAlgorithm): number => (chosen === "winograd" ? WINOGRAD_SAVES : 1);
 
+/** Tensors of half precision ask for products of it: rounding the factors loses little more. */
+const halfProducts = (...tensors: readonly Storage[]): boolean => tensors.some((t) => t.half);
+
 /** Records a forward pass or input gradient with its epilogue. */
 export function convolve(
   gpu: Gpu,
@@ -42,6 +45,7 @@ export function convolve(
   algorithm?: ConvAlgorithm,
 ): void {
   const chosen = choose(s, algorithm);
+  const o = { ...options, half: options.half ?? halfProducts(b.src, b.dst) };
   const { input, output } = convTensors(s);
   const [read, made] = direction === "forward" ? [input, output] : [output, input];
   const inWindow = (window: ConvWindow) => {
@@ -60,10 +64,11 @@ export function convolve(
       },
     };
     if (chosen === "winograd") {
-      const products = (shape: ConvShape, v: GatherBuffers, o: GatherOptions) => gather(gpu, shape, "forward", v, o);
-      winogradGather(gpu, products, window.s, direction, buffers, options);
+      const products = (shape: ConvShape, v: GatherBuffers, own: GatherOptions) =>
+        gather(gpu, shape, "forward", v, own);
+      winogradGather(gpu, products, window.s, direction, buffers, o);
     } else {
-      gather(gpu, window.s, direction, buffers, options, chosen === "direct" ? undefined : chosen);
+      gather(gpu, window.s, direction, buffers, o, chosen === "direct" ? undefined : chosen);
     }
   };
   const run = () => convWindows(gpu, s, direction).forEach(inWindow);
@@ -79,6 +84,7 @@ export function convolve(
 /** Records a weight gradient. */
 export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, algorithm?: ConvAlgorithm): void {
   const chosen = choose(s, algorithm);
+  const half = halfProducts(b.x, b.dy);
   const { input, output } = convTensors(s);
   const windows = convWindows(gpu, s, "forward");
   const inWindow = (window: ConvWindow, dw: Storage) => {
@@ -89,10 +95,11 @@ export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, alg
       dw,
     };
     if (chosen === "winograd") {
-      const products = (shape: ConvShape, v: WeightPassBuffers) => weightPass(gpu, shape, v, { imagePerTap: true });
+      const products = (shape: ConvShape, v: WeightPassBuffers) =>
+        weightPass(gpu, shape, v, { imagePerTap: true, half });
       winogradWeightPass(gpu, products, window.s, buffers);
     } else {
-      weightPass(gpu, window.s, buffers, {}, chosen === "direct" ? undefined : chosen);
+      weightPass(gpu, window.s, buffers, { half }, chosen === "direct" ? undefined : chosen);
     }
   };
   const entries = s.kernel[0] * s.kernel[1] * vec4s(s.c) * 4 * vec4s(s.k);

@@ -180,14 +180,17 @@ export function gatherParams(
   };
 }
 
-/** Storage in the order of the bindings; a binding must name some buffer even where nothing reads it. */
+/**
+ * Storage in the order of the bindings; a binding must name some buffer even where nothing reads it. It is one of the same precision as
+ * what could stand there, so that no pipeline is made for it.
+ */
 export const gatherBuffers = (b: GatherBuffers): Storage[] => [
   b.src,
   b.weight,
   b.bias ?? b.weight,
-  b.scale?.scale ?? b.src,
-  b.scale?.biasScale ?? b.src,
-  b.live?.mask ?? b.src,
+  b.scale?.scale ?? b.weight,
+  b.scale?.biasScale ?? b.weight,
+  b.live?.mask ?? b.weight,
   b.base ?? b.src,
   b.dst,
 ];
