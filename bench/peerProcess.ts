@@ -53,14 +53,15 @@ async function peersFolder(): Promise<string> {
  */
 export async function installPeers(say: (line: string) => void): Promise<string> {
   const folder = await peersFolder();
-  if (await exists(join(folder, "node_modules", "onnxruntime-node"))) return folder;
+  // npm writes this file last: a broken off installation has none.
+  if (await exists(join(folder, "node_modules", ".package-lock.json"))) return folder;
   say(
     `--peers compares with TensorFlow.js, jax-js and onnxruntime, which are no part of this package.\n` +
       `Installing them once, about 400 MB, from the npm registry into ${folder} (no install scripts run); Ctrl-C stops it.`,
   );
   // Through a shell on Windows, where npm is a script.
   const command = `npm ci --prefix "${folder}" --ignore-scripts --no-audit --no-fund --loglevel=http`;
-  const child = spawn(command, { shell: true, stdio: ["ignore", "inherit", "inherit"] });
+  const child = spawn(command, { shell: true, stdio: ["ignore", 2, 2] }); // stdout is for results
   const code = await new Promise<number | null>((resolve, reject) => child.once("error", reject).once("exit", resolve));
   if (code === 0) return folder;
   throw new UserError(

@@ -175,9 +175,9 @@ export function choose(choice: Choice): Group[] {
     const all = !special && (named !== null || choice.kernel !== undefined || shape === REAL_SHAPES[0]);
     const single = all ? others(shape).map((c): Group => [c]) : [];
     const up = choice.backend === undefined ? upConvolutions(shape, shares) : [];
-    // A decoder layer's two sources are never joined, so nothing but `up` computes it.
-    const joined = (UNET.get(shape)?.lowChannels ?? 0) > 0;
-    return [...single, ...(joined ? [] : CONVOLUTIONS.map((c) => convolutions(shape, shares, choice, c))), ...up];
+    // A decoder layer's two sources are never joined: `up` computes it, unless a backend of the joined form is asked for.
+    const twoSources = (UNET.get(shape)?.lowChannels ?? 0) > 0 && choice.backend === undefined;
+    return [...single, ...(twoSources ? [] : CONVOLUTIONS.map((c) => convolutions(shape, shares, choice, c))), ...up];
   });
   const wanted = ({ kernel, pass }: Case) =>
     (choice.kernel === undefined || choice.kernel === kernel) && (choice.pass === undefined || choice.pass === pass);

@@ -2,8 +2,8 @@
  * The roofline picture (Williams, Waterman & Patterson 2009): what each measurement reaches against what the adapter allows at
  * its operational intensity, min(FMA peak, intensity x copy bandwidth). Both axes are logarithmic.
  */
-import { writeFile } from "node:fs/promises";
-import { extname } from "node:path";
+import { access, constants, writeFile } from "node:fs/promises";
+import { dirname, extname, resolve } from "node:path";
 import { UserError } from "../src/errors.js";
 import type { Measurement } from "./measure.js";
 
@@ -109,14 +109,20 @@ export function rooflineSvg(roof: Roof, points: readonly Point[]): string {
 }
 
 /** Refuses names that {@link writeRoofline} could not write, before anything is measured. @throws {UserError} */
-export function checkRooflineName(path: string): void {
-  if ([".svg", ".png"].includes(extname(path).toLowerCase())) return;
-  throw new UserError("--roofline", `expected a name that ends in .svg or .png, got ${path}`, "try roofline.svg");
+export async function checkRooflineName(path: string): Promise<void> {
+  if (![".svg", ".png"].includes(extname(path).toLowerCase())) {
+    throw new UserError("--roofline", `expected a name that ends in .svg or .png, got ${path}`, "try roofline.svg");
+  }
+  const folder = dirname(resolve(path));
+  try {
+    await access(folder, constants.W_OK);
+  } catch {
+    throw new UserError("--roofline", `expected a folder that can be written, got ${folder}`, "make the folder first");
+  }
 }
 
-/** Writes the picture, SVG or PNG by the name. */
+/** Writes the picture, SVG or PNG by the name (see {@link checkRooflineName}). */
 export async function writeRoofline(path: string, roof: Roof, points: readonly Point[]): Promise<void> {
-  checkRooflineName(path);
   const svg = rooflineSvg(roof, points);
   if (extname(path).toLowerCase() === ".svg") return writeFile(path, svg);
   const { default: sharp } = await import("sharp"); // only here: it takes a while to load

@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** `pconv-bench`: how fast the kernels are on this adapter, against its own limits and others, and whether they are right. */
-import { writeFile } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { Output } from "../bench/output.js";
 import { measurePeaks, type Peaks } from "../bench/peak.js";
@@ -23,7 +22,7 @@ import {
 import { PASSES } from "../bench/workload.js";
 import { UserError } from "../src/errors.js";
 import { openGpu } from "../src/gpu/node.js";
-import { CONV_BACKENDS, type ConvBackend } from "../src/kernels/conv/backend.js";
+import { availableBackends, CONV_BACKENDS, type ConvBackend } from "../src/kernels/conv/backend.js";
 import { above, integer, runCommand } from "./command.js";
 import { Progress } from "./progress.js";
 
@@ -42,7 +41,7 @@ interface Options {
   readonly all?: true;
   readonly width?: number;
   readonly depth?: number;
-  readonly stepSize: number;
+  readonly stepSize?: number;
   readonly vggPath?: string;
   readonly roofline?: string;
   readonly repeat?: number;
@@ -50,6 +49,7 @@ interface Options {
 }
 
 const PEAK_COST = 5;
+const STEP_SIZE = 256;
 /** The sweep is many networks: a narrow one, and one whose depth the smallest size fits. */
 const SWEEP = { width: 0.25, depth: 7 };
 
@@ -73,7 +73,7 @@ const command = new Command("pconv-bench")
   .option("--all", "all of these")
   .optionsGroup("Choosing among them:")
   .option("--shape <name>", "one shape (names below) or layer, such as enc_3@256")
-  .option("--pass <name>", `one pass: ${PASSES.join(", ")}`)
+  .addOption(new Option("--pass <name>", "one pass").choices(PASSES))
   .addOption(
     new Option("--backend <name>", "of the convolutions, instead of the one that the library would take").choices(
       CONV_BACKENDS,
@@ -81,7 +81,11 @@ const command = new Command("pconv-bench")
   ) // prettier-ignore
   .option("--width <x>", `of networks (default: 1, with --sizes ${SWEEP.width})`, above(0, 8))
   .option("--depth <n>", `of networks (default: 8, with --sizes ${SWEEP.depth})`, integer(1, 12))
-  .option("--step-size <n>", "side of the pictures of --network's and --profile's training step", integer(32), 256)
+  .option(
+    "--step-size <n>",
+    `side of the pictures of --network's and --profile's training step (default: ${STEP_SIZE})`,
+    integer(32),
+  )
   .option("--vgg-path <file>", "weights of the loss network (default: random ones; with --sizes: no loss network)")
   .option("--repeat <n>", "samples per case (default: 3 to 25, fewer where they take seconds)", integer(1))
   .optionsGroup("Output:")
@@ -109,11 +113,33 @@ the numbers worse.`,
   )
   .action(run);
 
+/** Refuses options that nothing of what runs would look at. */
+function refuseIdle(o: Options, reads: Readonly<Record<string, boolean | undefined>>): void {
+  for (const [name, read] of Object.entries(reads)) {
+    const key = name.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase()) as keyof Options;
+    if (o[key] === undefined || read) continue;
+    const what = "expected something to measure that it applies to, got none";
+    throw new UserError(`--${name}`, what, `leave it out, or see pconv-bench --help`);
+  }
+}
+
 /** What was asked for. */
 async function tasksOf(o: Options): Promise<Task[]> {
   const some = o.peers ?? o.network ?? o.sizes ?? o.compile ?? o.profile ?? false;
   const kernels = !some || o.all || o.kernel !== undefined || o.layers || o.holes;
-  const network = { width: o.width ?? 1, depth: o.depth ?? 8, stepSize: o.stepSize, vggPath: o.vggPath };
+  const convolutions = kernels || o.peers;
+  const networks = o.network || o.sizes || o.profile || o.all;
+  refuseIdle(o, {
+    shape: convolutions,
+    pass: convolutions,
+    backend: convolutions,
+    width: networks,
+    depth: networks,
+    "vgg-path": networks,
+    "step-size": o.network || o.profile || o.all,
+    repeat: convolutions || o.network || o.sizes,
+  });
+  const network = { width: o.width ?? 1, depth: o.depth ?? 8, stepSize: o.stepSize ?? STEP_SIZE, vggPath: o.vggPath };
   const sweep = { width: o.width ?? SWEEP.width, depth: o.depth ?? SWEEP.depth, vggPath: o.vggPath };
   const tasks: Task[] = [];
   if (kernels) tasks.push(...kernelTasks({ ...o, holes: o.holes ?? o.all }));
@@ -133,12 +159,16 @@ async function tasksOf(o: Options): Promise<Task[]> {
 
 async function run(options: Options): Promise<void> {
   if (options.roofline !== undefined) {
-    checkRooflineName(options.roofline);
-    await writeFile(options.roofline, "", { flag: "a" }); // a folder that is not there shows now, not after minutes
+    await checkRooflineName(options.roofline);
   }
   const tasks = await tasksOf(options);
   const gpu = await openGpu();
   try {
+    const available = availableBackends(gpu);
+    if (options.backend !== undefined && !available.includes(options.backend)) {
+      const what = `expected a backend that ${gpu.adapter.name} can run, got ${options.backend}`;
+      throw new UserError("--backend", what, `it can run ${available.join(", ")}`);
+    }
     const progress = new Progress(tasks.reduce((sum, task) => sum + task.cost, PEAK_COST));
     const out = new Output(options.json ?? false, (line) => progress.print(line));
     let peaks: Peaks;

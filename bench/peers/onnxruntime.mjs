@@ -7,7 +7,10 @@
 import { performance } from "node:perf_hooks";
 import onnxProto from "onnx-proto";
 import ort from "onnxruntime-node";
+import { enableCachedSwiftShader, hasVulkanLoader } from "../../tools/software-adapter.mjs";
 import { fromNchw, shapesOf, toNchw } from "./layout.mjs";
+
+if (!hasVulkanLoader()) enableCachedSwiftShader(); // as pconv-webgpu does
 
 const { AttributeProto, ModelProto, TensorProto } = onnxProto.onnx;
 const OVERHEAD_SAMPLES = 7;

@@ -3,7 +3,9 @@
  * Validation errors, which Dawn only prints, make the next `check` throw: what did not run must not be timed.
  */
 import { create, globals } from "webgpu";
+import { enableCachedSwiftShader, hasVulkanLoader } from "../../tools/software-adapter.mjs";
 
+if (!hasVulkanLoader()) enableCachedSwiftShader(); // as pconv-webgpu does, before Dawn looks
 Object.assign(globalThis, globals);
 const gpu = create([]);
 let adapterName = null;

@@ -1,12 +1,13 @@
 /** Peers of `pconv-bench`: a process that crashes, hangs or lies costs its own rows and nothing else. */
-import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { PNG } from "pngjs";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { blank, failed, type Measurement } from "../../bench/measure.js";
 import { type Peer, PeerProcess } from "../../bench/peerProcess.js";
 import { compare, geometricMean, peerMeans, summarizePeers } from "../../bench/peerSuite.js";
-import { checkRooflineName, rooflinePoints, rooflineSvg } from "../../bench/roofline.js";
+import { checkRooflineName, rooflinePoints, rooflineSvg, writeRoofline } from "../../bench/roofline.js";
 import { SHAPES } from "../../bench/shapes.js";
 import { fromNchw, permute, shapesOf, toNchw } from "../../bench/peers/layout.mjs";
 
@@ -153,9 +154,22 @@ describe("the roofline", () => {
     expect(y).toBeGreaterThan(ridgeY);
   });
 
-  it("stands without points, and refuses other names", () => {
+  it("stands without points", () => {
     expect(rooflineSvg(roof, [])).not.toMatch(/NaN|Infinity/);
-    expect(() => checkRooflineName("roof.pdf")).toThrow(/expected a name that ends in .svg or .png, got roof.pdf/);
-    expect(() => checkRooflineName("roof.PNG")).not.toThrow();
+  });
+
+  it("refuses names that it could not write", async () => {
+    await expect(checkRooflineName("roof.pdf")).rejects.toThrow(/expected a name that ends in .svg or .png, got roof/);
+    await expect(checkRooflineName(join(folder, "none", "roof.svg"))).rejects.toThrow(/a folder that can be written/);
+    await checkRooflineName(join(folder, "roof.PNG"));
+  });
+
+  it("is a PNG where its name says so", async () => {
+    const path = join(folder, "roof.png");
+    await writeRoofline(path, roof, rooflinePoints([measured]));
+    const { width, height, data: pixels } = PNG.sync.read(readFileSync(path));
+    expect([width, height]).toEqual([2000, 1280]);
+    const blue = (i: number) => pixels[i + 2] > 150 && pixels[i] < 120;
+    expect([...Array(width * height).keys()].filter((i) => blue(4 * i)).length).toBeGreaterThan(100); // the point
   });
 });
