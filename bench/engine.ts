@@ -10,4 +10,5 @@ export const ENGINE_KERNELS: readonly string[] = [
     "winogradWeight",
     "winogradWeightBackward",
   ],
+  ...["gatherCount", "weightCount"], // where operations are counted, which is after the timing
 ];

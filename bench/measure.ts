@@ -3,6 +3,7 @@ import type { Gpu } from "../src/gpu/gpu.js";
 import type { Flops } from "./flops.js";
 import type { Peaks } from "./peak.js";
 import { alternate, type Sampler, type Times } from "./sampling.js";
+import { FlopCounter } from "../src/kernels/conv/flopCounter.js";
 import type { Case, Check, Workload } from "./workload.js";
 
 /**
@@ -32,6 +33,9 @@ export interface Measurement {
   readonly shareOfPeak: number | null;
   readonly textbookGflop: number | null;
   readonly neededGflop: number | null;
+  /** What the library counted in the run that was checked: of the direct form, and really executed. */
+  readonly countedGflop?: number;
+  readonly executedGflop?: number;
   readonly gigabytesPerSecond: number | null;
   /** Of the copy bandwidth measured in this run; above 1 where everything fits the caches. */
   readonly shareOfCopy: number | null;
@@ -160,11 +164,36 @@ export function failed(subject: Subject, adapter: string, error: string): Measur
   return { ...blank(subject, adapter), error };
 }
 
-/** Runs a workload on inputs that it has not seen, and compares. */
-export async function checkFresh(workload: Workload): Promise<Check> {
+/** What the engine itself counted in one pass, in GFLOP: see `FlopCounter`. */
+export interface Counted {
+  /** Of the direct form, over the tiles that were computed. */
+  readonly countedGflop?: number;
+  /** Really multiplied and added. */
+  readonly executedGflop?: number;
+}
+
+/** Lets the library count the operations of `run`; says nothing where it ran no convolution. */
+export async function countOperations(gpu: Gpu, run: () => void | Promise<void>): Promise<Counted> {
+  const counter = new FlopCounter(gpu);
+  try {
+    await run();
+    const totals = [...(await counter.totals()).values()];
+    if (totals.length === 0) return {};
+    const sum = (key: "needed" | "executed") => totals.reduce((total, f) => total + f[key], 0) / 1e9;
+    return { countedGflop: sum("needed"), executedGflop: sum("executed") };
+  } finally {
+    counter.detach();
+  }
+}
+
+/** Runs a workload on inputs that it has not seen, compares, and counts. */
+export async function checkFresh(
+  gpu: Gpu,
+  workload: Workload,
+): Promise<{ readonly check: Check; readonly counted: Counted }> {
   workload.fill(2);
-  workload.record();
-  return workload.check();
+  const counted = await countOperations(gpu, () => workload.record());
+  return { check: await workload.check(), counted };
 }
 
 /** Measures some cases in turns, then checks each on fresh inputs. The plain convolution among them is what `toPlain` relates to. */
@@ -183,7 +212,8 @@ export async function measureGroup(
     for (const [i, workload] of workloads.entries()) {
       const its = times[i];
       if (its instanceof Error) throw its; // our own code and device: nothing that follows could be trusted
-      lines.push(judge(cases[i], workload, its, await checkFresh(workload), peaks, gpu.adapter.name));
+      const { check, counted } = await checkFresh(gpu, workload);
+      lines.push({ ...judge(cases[i], workload, its, check, peaks, gpu.adapter.name), ...counted });
     }
     const plain = lines.find((m) => m.holes === null && m.error === undefined);
     if (!plain || lines.length === 1) return lines;

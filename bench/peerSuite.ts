@@ -75,10 +75,9 @@ export async function comparePeers(
 
     const [own] = times;
     if (own instanceof Error) throw own;
-    const check = await checkFresh(ours); // fills with fresh operands, which the peers get as well
-    const lines = [
-      judge({ ...subject("ours"), half: backend === "matrix" }, ours, own, check, peaks, gpu.adapter.name),
-    ];
+    const { check, counted } = await checkFresh(gpu, ours); // fills with fresh operands, which the peers get as well
+    const judged = judge({ ...subject("ours"), half: backend === "matrix" }, ours, own, check, peaks, gpu.adapter.name);
+    const lines: Measurement[] = [{ ...judged, ...counted }];
     const fresh = ours.operands();
     for (const [i, { process, identity }] of able.entries()) {
       const { impl, webgpu } = process.peer;

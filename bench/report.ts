@@ -129,6 +129,7 @@ export function networkRow(m: Measurement): string {
     `${m.kernel.padEnd(8)} ${(m.pass ?? "").padEnd(8)} ${(m.shape ?? "").padEnd(28)}`,
     `${cell(m.medianMs, 10)} ms ${cell(m.gflops, 7)} GFLOP/s ${percent(m.shareOfPeak).padStart(7)} of peak,`,
     `${cell(m.overFloor, 6)} x its floor of ${cell(m.floorMs, 1)} ms, ${cell(m.microsecondsPerPixel, 1)} us a pixel, ${mebibytes} MiB at most,`,
+    `GFLOP: textbook ${digits(m.textbookGflop)}, needed ${digits(m.neededGflop)}, counted ${digits(m.countedGflop ?? null)}, executed ${digits(m.executedGflop ?? null)},`,
     `check ${m.maxError === null ? "-" : m.maxError.toExponential(1)}`,
   ].join(" ");
   return m.error === undefined ? line : `${line}\n  REJECTED, ${m.error}`;

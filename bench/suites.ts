@@ -4,7 +4,7 @@ import { openGpu } from "../src/gpu/node.js";
 import { profile } from "../src/gpu/timing.js";
 import type { ConvBackend } from "../src/kernels/conv/backend.js";
 import { compileTimes } from "./compile.js";
-import { blank, failed, judge, measureGroup, type Subject } from "./measure.js";
+import { blank, countOperations, failed, judge, measureGroup, type Subject } from "./measure.js";
 import { makeNetwork, NETWORK_MAX_ERROR, type NetworkCase } from "./network.js";
 import type { Output } from "./output.js";
 import type { Peaks } from "./peak.js";
@@ -140,6 +140,7 @@ function networkTask(o: NetworkCase, seen: (microsecondsPerPixel: number) => voi
         const [times] = await alternate([network], repeat);
         if (times instanceof Error) throw times;
         const peakBytes = gpu.memory().peak;
+        const counted = await countOperations(gpu, () => network.run());
         const check = await network.check();
         // A network's check has a tolerance of its own; within it, it counts as right.
         const right = check.maxError <= NETWORK_MAX_ERROR[o.pass];
@@ -149,7 +150,8 @@ function networkTask(o: NetworkCase, seen: (microsecondsPerPixel: number) => voi
         if (line.error === undefined) seen(microsecondsPerPixel);
         const none = { gigabytesPerSecond: null, shareOfCopy: null, speedUp: null };
         const maxError = Number.isNaN(check.maxError) ? null : check.maxError;
-        out.line({ ...line, ...none, maxError, peakBytes, floorMs, overFloor: times.medianMs / floorMs, microsecondsPerPixel }, networkRow); // prettier-ignore
+        const more = { maxError, peakBytes, floorMs, overFloor: times.medianMs / floorMs, microsecondsPerPixel };
+        out.line({ ...line, ...none, ...counted, ...more }, networkRow);
         await network.free();
       } catch (error) {
         out.line(failed(subject, gpu.adapter.name, `failed: ${(error as Error).message}`), networkRow);
