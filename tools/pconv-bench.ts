@@ -102,6 +102,7 @@ ${[...SHAPES].map(([name, s]) => `  ${name.padEnd(6)} ${describeShape(s)}`).join
 
 JSON fields: kernel, shape, pass, impl ("ours" or the peer), holes (share 0..1 of a partial convolution, null for the plain
 one), medianMs, minMs, gflops (textbook operations), shareOfPeak (needed operations), textbookGflop, neededGflop,
+countedGflop (what the library counted: direct form, whole tiles), executedGflop (less where Winograd's form ran),
 gigabytesPerSecond, shareOfCopy, maxError (relative to the largest entry), checked and entries (how many of how many were
 compared), speedUp (over the CPU reference, whose time is scaled up from the checked entries), adapter. Where they apply:
 toPlain (partial over plain time), overFastestPeer, peakBytes, floorMs, overFloor, microsecondsPerPixel, count, share, and error where
