@@ -7,6 +7,7 @@ import { weightedSum } from "../../src/autograd/ops/weightedSum.js";
 import { Tape } from "../../src/autograd/tape.js";
 import { Tensor } from "../../src/autograd/tensor.js";
 import { ShapeError } from "../../src/errors.js";
+import { FlopCounter } from "../../src/kernels/conv/flopCounter.js";
 import { receptiveField, receptiveFieldRef } from "../../src/kernels/receptiveField.js";
 import { pconvForwardRef } from "../../src/kernels/pconvForward.js";
 import { Parameter } from "../../src/nn/parameter.js";
@@ -161,6 +162,40 @@ describe.each([
     expect(largest(want.gradient) > 0, "there is a gradient").toBe(mask.some((v) => v !== 1));
     vgg.free();
   });
+});
+
+it.each([
+  { hole: "none", valid: () => 1, least: 0, most: 0 },
+  { hole: "one pixel", valid: (i: number) => Number(i !== 20 * 37 + 17), least: 0.01, most: 0.4 },
+  { hole: "everything", valid: () => 0, least: 1, most: 1 },
+])("the composite of a hole of $hole costs its share of an image, both ways", async ({ valid, least, most }) => {
+  const shape = { n: 1, h: 43, w: 37, c: 3 };
+  const values = new Draw(2530).floats(shape.h * shape.w * 3);
+  const vgg = new Vgg(gpu(), tinyVggState());
+  const counter = new FlopCounter(gpu());
+  const tape = new Tape(gpu());
+  const image = Tensor.from(gpu(), shape, values, "image");
+  image.requiresGrad = true;
+  const mask = tape.uploadMask(
+    shape,
+    Float32Array.from({ length: shape.h * shape.w }, (_, i) => valid(i)),
+  );
+  const { composite: full } = vgg.compare(tape, tape.upload(shape, values, "truth"), [], { image, mask });
+  tape.backward(full!.pool3, tape.upload(full!.pool3.shape, new Float32Array(5 * 4 * 8).fill(1), "dy"));
+  const totals = await counter.totals();
+  // Forward the truth is computed too, whole.
+  const { textbook, needed } = totals.get("pconvForward")!;
+  const forward = (2 * needed) / textbook - 1;
+  const backward = totals.get("pconvBackwardInput")!;
+  for (const share of [forward, backward.needed / backward.textbook]) {
+    expect(share).toBeGreaterThanOrEqual(least);
+    expect(share).toBeLessThanOrEqual(most);
+  }
+  counter.detach();
+  tape.dispose();
+  image.grad!.free();
+  image.free();
+  vgg.free();
 });
 
 it("Vgg.compare refuses a mask of another size", () => {
