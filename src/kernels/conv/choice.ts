@@ -205,11 +205,14 @@ export function gatherCandidates(gpu: Gpu, call: GatherCall): GatherChoice[] {
 /** All choices worth measuring for a weight pass on this adapter, the default first. */
 export function weightCandidates(gpu: Gpu, call: WeightCall): WeightChoice[] {
   const available = availableBackends(gpu);
+  const rows4 = (call.imagePerTap ? 1 : call.s.kernel[0] * call.s.kernel[1]) * vec4s(call.s.c);
+  const sensible = (t: WeightWorkgroupSpec) =>
+    t === WEIGHT_WORKGROUP_TILES.small || (t.rows4 < 2 * rows4 && t.columns4 < 2 * vec4s(call.s.k));
   const list: WeightChoice[] = [defaultWeight(gpu, call), { backend: "register" }];
-  if (available.includes("subgroup") && !call.imagePerTap) list.push({ backend: "subgroup" });
+  if (available.includes("subgroup")) list.push({ backend: "subgroup" });
   if (available.includes("workgroup")) {
     for (const spec of Object.values<WeightWorkgroupSpec>(WEIGHT_WORKGROUP_TILES)) {
-      if (fits(gpu, weightWorkgroupLayout(spec))) list.push({ backend: "workgroup", spec });
+      if (sensible(spec) && fits(gpu, weightWorkgroupLayout(spec))) list.push({ backend: "workgroup", spec });
     }
   }
   if (call.half && available.includes("matrix")) {

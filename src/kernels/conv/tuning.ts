@@ -11,7 +11,7 @@ import type { Gpu } from "../../gpu/gpu.js";
 import { kernelSource } from "../../gpu/kernel.js";
 import type { Storage } from "../../gpu/pool.js";
 import type { TuningStore } from "../../gpu/tuningStore.js";
-import { convOutputSize, type ConvShape, vec4s } from "../shape.js";
+import { convOutputSize, vec4s } from "../shape.js";
 import { gather, weightPass } from "./backend.js";
 import {
   gatherCandidates,
@@ -121,14 +121,19 @@ function environmentMode(): TuneMode {
 const candidates = (gpu: Gpu, call: ConvCall): readonly (GatherChoice | WeightChoice)[] =>
   call.pass === "gather" ? gatherCandidates(gpu, call) : weightCandidates(gpu, call);
 
-/** The tensors of a call. What they hold does not matter: arithmetic takes the same time for any numbers. */
-function buffers(gpu: Gpu, s: ConvShape, batched: boolean) {
+/**
+ * The tensors of a call; products of half precision are asked for by tensors of it. What they hold does not matter:
+ * arithmetic takes the same time for any numbers.
+ */
+function buffers(gpu: Gpu, { s, half }: ConvCall, batched: boolean) {
   const [p, q] = convOutputSize("tuneConvolutions", s);
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
+  const stored = half && gpu.half;
+  const size = stored ? 8 : 16; // bytes of four values
   const weights = s.kernel[0] * s.kernel[1] * (batched ? s.n : 1);
   return {
-    x: gpu.alloc(s.n * s.h * s.w * c4 * 16, "tuning"),
-    y: gpu.alloc(s.n * p * q * k4 * 16, "tuning"),
+    x: gpu.alloc(s.n * s.h * s.w * c4 * size, "tuning", stored),
+    y: gpu.alloc(s.n * p * q * k4 * size, "tuning", stored),
     weight: gpu.alloc(weights * c4 * 4 * k4 * 16, "tuning"),
   };
 }
@@ -152,7 +157,7 @@ async function withBuffers<T>(
   call: ConvCall,
   run: (record: ReturnType<typeof recorder>) => Promise<T>,
 ): Promise<T> {
-  const b = buffers(gpu, call.s, call.pass === "gather" ? call.weightPerImage : call.imagePerTap);
+  const b = buffers(gpu, call, call.pass === "gather" ? call.weightPerImage : call.imagePerTap);
   try {
     return await run(recorder(gpu, call, b));
   } finally {
