@@ -13,6 +13,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forRanges } from "./slabs.js";
 
 export type Activation = "relu" | "leakyRelu" | "sigmoid";
 
@@ -93,8 +94,12 @@ export function activationForward(
   s: { readonly vec4s: number; readonly c: number; readonly slope: number },
   b: { readonly x: Storage; readonly y: Storage },
 ): void {
-  const params = { ...s, c4: Math.ceil(s.c / 4) };
-  gpu.dispatch(activationForwardKernel, { activation }, params, [b.x, b.y], linearGrid(s.vec4s));
+  const c4 = Math.ceil(s.c / 4);
+  const launch = (vec4s: number, part: (storage: Storage) => Storage) => {
+    const params = { ...s, vec4s, c4 };
+    gpu.dispatch(activationForwardKernel, { activation }, params, [part(b.x), part(b.y)], linearGrid(vec4s));
+  };
+  forRanges(gpu, s.vec4s, launch, c4);
 }
 
 /** Records dx from dy and the forward's output y. */
@@ -104,7 +109,10 @@ export function activationBackward(
   s: { readonly vec4s: number; readonly slope: number },
   b: { readonly y: Storage; readonly dy: Storage; readonly dx: Storage },
 ): void {
-  gpu.dispatch(activationBackwardKernel, { activation }, s, [b.y, b.dy, b.dx], linearGrid(s.vec4s));
+  forRanges(gpu, s.vec4s, (vec4s, part) => {
+    const buffers = [part(b.y), part(b.dy), part(b.dx)];
+    gpu.dispatch(activationBackwardKernel, { activation }, { ...s, vec4s }, buffers, linearGrid(vec4s));
+  });
 }
 
 /** The same with dx in dy's place, where nobody else needs dy: a large tensor less. */
@@ -114,7 +122,10 @@ export function activationBackwardInPlace(
   s: { readonly vec4s: number; readonly slope: number },
   b: { readonly y: Storage; readonly gradient: Storage },
 ): void {
-  gpu.dispatch(activationBackwardInPlaceKernel, { activation }, s, [b.y, b.gradient], linearGrid(s.vec4s));
+  forRanges(gpu, s.vec4s, (vec4s, part) => {
+    const buffers = [part(b.y), part(b.gradient)];
+    gpu.dispatch(activationBackwardInPlaceKernel, { activation }, { ...s, vec4s }, buffers, linearGrid(vec4s));
+  });
 }
 
 /** Both directions in float64, channels unpadded. */

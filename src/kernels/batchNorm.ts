@@ -20,8 +20,9 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forSlabs, type SlabView } from "./slabs.js";
 import { type ActivationShape, vec4s } from "./shape.js";
-import { pixelChunks } from "./channelSum.js";
+import { chunkedSlabs } from "./channelSum.js";
 import { sumPartials } from "./sumPartials.js";
 
 interface MaskedSpec {
@@ -54,7 +55,15 @@ ${linearMain(
 
 export const batchNormSumsKernel = defineKernel({
   name: "batchNormSums",
-  params: { pixels: "u32", maskPixels: "u32", c4: "u32", chunks: "u32", chunkPixels: "u32", slope: "f32" },
+  params: {
+    pixels: "u32",
+    maskPixels: "u32",
+    c4: "u32",
+    chunks: "u32",
+    chunkPixels: "u32",
+    firstChunk: "u32",
+    slope: "f32",
+  },
   bindings: ["read", "read", "read", "read", "read", "read", "read_write"],
   wgsl: ({ masked }: MaskedSpec) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;                // [N,H,W,C]
@@ -81,8 +90,9 @@ ${linearMain(
     sum += g;
     dot += g * centred * inv_std;
   }
-  partials[chunk * 2u * p.c4 + c] = sum;
-  partials[(chunk * 2u + 1u) * p.c4 + c] = dot;`,
+  let to = (p.firstChunk + chunk) * 2u * p.c4 + c;
+  partials[to] = sum;
+  partials[to + p.c4] = dot;`,
 )}
 `,
 });
@@ -146,10 +156,14 @@ export function batchNormForward(
   b: BatchNormForwardBuffers,
   slope = 1,
 ): void {
-  const params = { pixels: s.n * s.h * s.w, maskPixels: maskN * s.h * s.w, c4: vec4s(s.c), slope };
-  const buffers = [b.x, b.stats, b.gamma, b.beta, b.mask ?? b.x, b.y];
-  const grid = linearGrid(params.pixels * params.c4);
-  gpu.dispatch(batchNormForwardKernel, { masked: b.mask !== undefined }, params, buffers, grid);
+  const c4 = vec4s(s.c);
+  forSlabs(gpu, s, c4 * 16, ({ pixels, part, mask }) => {
+    const kept = b.mask && mask(b.mask, maskN);
+    const params = { pixels, maskPixels: kept?.pixels ?? 1, c4, slope };
+    const x = part(b.x);
+    const buffers = [x, b.stats, b.gamma, b.beta, kept?.mask ?? x, part(b.y)];
+    gpu.dispatch(batchNormForwardKernel, { masked: kept !== undefined }, params, buffers, linearGrid(pixels * c4));
+  });
 }
 
 export interface BatchNormBackwardBuffers {
@@ -179,24 +193,29 @@ export function batchNormBackward(
   },
   b: BatchNormBackwardBuffers,
 ): void {
-  const pixels = s.n * s.h * s.w;
   const c4 = vec4s(s.c);
-  const split = pixelChunks(pixels);
-  const mask = b.mask ?? b.x;
   const { masked, statistics, slope = 1, scaled = false } = o;
-  const params = { pixels, maskPixels: o.maskN * s.h * s.w, c4, slope };
-  const partials = gpu.alloc(2 * split.chunks * c4 * 16, "batchNorm partial sums");
-  gpu.dispatch(
-    batchNormSumsKernel,
-    { masked },
-    { ...params, ...split },
-    [b.x, b.dy, b.stats, b.gamma, b.beta, mask, partials],
-    linearGrid(split.chunks * c4),
-  );
-  sumPartials(gpu, { partials, sum: b.sums, chunks: split.chunks, vec4s: 2 * c4 });
+  const { all, run } = chunkedSlabs(gpu, s);
+  const partials = gpu.alloc(2 * all * c4 * 16, "batchNorm partial sums");
+  /** Sizes and parts that both kernels take of one slab. */
+  const slabOf = ({ pixels, part, mask }: SlabView) => {
+    const own = b.mask && mask(b.mask, o.maskN);
+    const x = part(b.x);
+    return { x, dy: part(b.dy), mask: own?.mask ?? x, params: { pixels, maskPixels: own?.pixels ?? 1, c4, slope } };
+  };
+  run((slab, split) => {
+    const { x, dy, mask, params } = slabOf(slab);
+    const buffers = [x, dy, b.stats, b.gamma, b.beta, mask, partials];
+    gpu.dispatch(batchNormSumsKernel, { masked }, { ...params, ...split }, buffers, linearGrid(split.chunks * c4));
+  });
+  sumPartials(gpu, { partials, sum: b.sums, chunks: all, vec4s: 2 * c4 });
   gpu.free(partials);
-  const buffers = [b.x, b.dy, b.stats, b.gamma, b.beta, b.sums, mask, b.dx];
-  gpu.dispatch(batchNormBackwardKernel, { masked, statistics, scaled }, params, buffers, linearGrid(pixels * c4));
+  forSlabs(gpu, s, c4 * 16, (slab) => {
+    const { x, dy, mask, params } = slabOf(slab);
+    const buffers = [x, dy, b.stats, b.gamma, b.beta, b.sums, mask, slab.part(b.dx)];
+    const spec = { masked, statistics, scaled };
+    gpu.dispatch(batchNormBackwardKernel, spec, params, buffers, linearGrid(slab.pixels * c4));
+  });
 }
 
 export interface BatchNormRefInput {

@@ -16,11 +16,19 @@ import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { type ActivationShape, vec4s } from "./shape.js";
-import { pixelChunks } from "./channelSum.js";
+import { chunkedSlabs } from "./channelSum.js";
 
 export const batchNormChunksKernel = defineKernel({
   name: "batchNormChunks",
-  params: { pixels: "u32", maskPixels: "u32", c4: "u32", chunks: "u32", chunkPixels: "u32" },
+  params: {
+    pixels: "u32",
+    maskPixels: "u32",
+    c4: "u32",
+    chunks: "u32",
+    chunkPixels: "u32",
+    firstChunk: "u32",
+    all: "u32",
+  },
   bindings: ["read", "read", "read_write"],
   wgsl: ({ validOnly }: { readonly validOnly: boolean }) => {
     const counted = validOnly ? "if (mask[i % p.maskPixels] == 0.0) { continue; }" : "";
@@ -47,10 +55,11 @@ ${linearMain(
     let d = x[i * p.c4 + c] - mean;
     squares += d * d;
   }
-  let all = p.chunks * p.c4;
-  partials[id] = mean;
-  partials[all + id] = squares;
-  partials[2u * all + id] = vec4f(count);`,
+  let all = p.all * p.c4;
+  let at = p.firstChunk * p.c4 + id;
+  partials[at] = mean;
+  partials[all + at] = squares;
+  partials[2u * all + at] = vec4f(count);`,
 )}
 `;
   },
@@ -110,17 +119,20 @@ export function batchNormStats(
   o: { readonly eps: number; readonly momentum: number; readonly maskN: number },
   b: BatchNormStatsBuffers,
 ): void {
-  const pixels = s.n * s.h * s.w;
   const c4 = vec4s(s.c);
-  const split = pixelChunks(pixels);
-  const partials = gpu.alloc(3 * split.chunks * c4 * 16, "batchNorm partial statistics");
-  const params = { pixels, maskPixels: o.maskN * s.h * s.w, c4, ...split };
-  const spec = { validOnly: b.mask !== undefined };
-  gpu.dispatch(batchNormChunksKernel, spec, params, [b.x, b.mask ?? b.x, partials], linearGrid(split.chunks * c4));
+  const { all, run } = chunkedSlabs(gpu, s);
+  const partials = gpu.alloc(3 * all * c4 * 16, "batchNorm partial statistics");
+  run(({ pixels, part, mask }, split) => {
+    const counted = b.mask && mask(b.mask, o.maskN);
+    const params = { pixels, maskPixels: counted?.pixels ?? 1, c4, ...split, all };
+    const x = part(b.x);
+    const spec = { validOnly: counted !== undefined };
+    gpu.dispatch(batchNormChunksKernel, spec, params, [x, counted?.mask ?? x, partials], linearGrid(split.chunks * c4));
+  });
   gpu.dispatch(
     batchNormStatsKernel,
     undefined,
-    { c4, chunks: split.chunks, eps: o.eps, momentum: o.momentum },
+    { c4, chunks: all, eps: o.eps, momentum: o.momentum },
     [partials, b.stats, b.runningMean, b.runningVar],
     linearGrid(c4),
   );

@@ -10,6 +10,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forSlabs, type SlabView } from "./slabs.js";
 import { type ActivationShape, vec4s } from "./shape.js";
 import { sumPartials } from "./sumPartials.js";
 
@@ -23,9 +24,32 @@ export function pixelChunks(pixels: number): { chunks: number; chunkPixels: numb
   return { chunks: Math.ceil(pixels / chunkPixels), chunkPixels };
 }
 
+/** The chunks of a slab of a tensor, and how many of them the slabs before it have. */
+export interface SlabChunks {
+  readonly chunks: number;
+  readonly chunkPixels: number;
+  readonly firstChunk: number;
+}
+
+/** Cuts a tensor into slabs that can be bound, and those into chunks; partial sums of `all` chunks follow each other. */
+export function chunkedSlabs(
+  gpu: Gpu,
+  s: ActivationShape,
+): { readonly all: number; run: (launch: (slab: SlabView, chunks: SlabChunks) => void) => void } {
+  const { chunkPixels } = pixelChunks(s.n * s.h * s.w);
+  const list: [SlabView, SlabChunks][] = [];
+  let all = 0;
+  forSlabs(gpu, s, vec4s(s.c) * 16, (slab) => {
+    const chunks = Math.ceil(slab.pixels / chunkPixels);
+    list.push([slab, { chunks, chunkPixels, firstChunk: all }]);
+    all += chunks;
+  });
+  return { all, run: (launch) => list.forEach(([slab, chunks]) => launch(slab, chunks)) };
+}
+
 export const channelSumKernel = defineKernel({
   name: "channelSum",
-  params: { pixels: "u32", weightPixels: "u32", c4: "u32", chunks: "u32", chunkPixels: "u32" },
+  params: { pixels: "u32", weightPixels: "u32", c4: "u32", chunks: "u32", chunkPixels: "u32", firstChunk: "u32" },
   bindings: ["read", "read", "read_write"],
   wgsl: ({ weighted }: { readonly weighted: boolean }) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;                 // [N,H,W,C]
@@ -40,7 +64,7 @@ ${linearMain(
   for (var i = chunk * p.chunkPixels; i < end; i++) {
     ${weighted ? "let m = weight[i % p.weightPixels]; if (m != 0.0) { sum += m * x[i * p.c4 + c]; }" : "sum += x[i * p.c4 + c];"}
   }
-  partials[id] = sum;`,
+  partials[p.firstChunk * p.c4 + id] = sum;`,
 )}
 `,
 });
@@ -52,13 +76,17 @@ export function channelSum(
   b: { readonly x: Storage; readonly weight?: Storage | undefined; readonly sum: Storage },
   weightN = 1,
 ): void {
-  const pixels = s.n * s.h * s.w;
   const c4 = vec4s(s.c);
-  const params = { pixels, weightPixels: weightN * s.h * s.w, c4, ...pixelChunks(pixels) };
-  const partials = gpu.alloc(params.chunks * c4 * 16, "channelSum partial sums");
-  const spec = { weighted: b.weight !== undefined };
-  gpu.dispatch(channelSumKernel, spec, params, [b.x, b.weight ?? b.x, partials], linearGrid(params.chunks * c4));
-  sumPartials(gpu, { partials, sum: b.sum, chunks: params.chunks, vec4s: c4 });
+  const { all, run } = chunkedSlabs(gpu, s);
+  const partials = gpu.alloc(all * c4 * 16, "channelSum partial sums");
+  run(({ pixels, part, mask }, split) => {
+    const weight = b.weight && mask(b.weight, weightN);
+    const params = { pixels, weightPixels: weight?.pixels ?? 1, c4, ...split };
+    const spec = { weighted: weight !== undefined };
+    const x = part(b.x);
+    gpu.dispatch(channelSumKernel, spec, params, [x, weight?.mask ?? x, partials], linearGrid(split.chunks * c4));
+  });
+  sumPartials(gpu, { partials, sum: b.sum, chunks: all, vec4s: c4 });
   gpu.free(partials);
 }
 

@@ -11,6 +11,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forSlabs } from "./slabs.js";
 import { type ActivationShape, vec4s } from "./shape.js";
 
 export const maskMultiplyKernel = defineKernel({
@@ -47,9 +48,13 @@ export function maskMultiply(
   groups: number,
   b: MaskMultiplyBuffers,
 ): void {
-  const params = { pixels: s.n * s.h * s.w, maskPixels: maskN * s.h * s.w, c4: vec4s(s.c), groups };
-  const grid = linearGrid(params.pixels * params.c4);
-  gpu.dispatch(maskMultiplyKernel, undefined, params, [b.x, b.mask, b.groupOf, b.y], grid);
+  const c4 = vec4s(s.c);
+  forSlabs(gpu, s, Math.max(c4 * 16, groups * 4), ({ pixels, part, mask }) => {
+    const own = mask(b.mask, maskN, groups);
+    const params = { pixels, maskPixels: own.pixels, c4, groups };
+    const buffers = [part(b.x, c4 * 16), own.mask, b.groupOf, part(b.y, c4 * 16)];
+    gpu.dispatch(maskMultiplyKernel, undefined, params, buffers, linearGrid(pixels * c4));
+  });
 }
 
 /** The same in float64, channels unpadded; `groupOf[c]` as above. */

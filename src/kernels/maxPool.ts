@@ -10,6 +10,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forPools } from "./slabs.js";
 import { type ActivationShape, vec4s } from "./shape.js";
 
 const params = { n: "u32", h: "u32", w: "u32", c4: "u32" } as const;
@@ -64,9 +65,12 @@ ${linearMain(
 
 /** Records y; `s` is the shape of x. */
 export function maxPoolForward(gpu: Gpu, s: ActivationShape, b: { readonly x: Storage; readonly y: Storage }): void {
-  const p = { n: s.n, h: s.h, w: s.w, c4: vec4s(s.c) };
-  const items = s.n * (s.h >> 1) * (s.w >> 1) * p.c4;
-  gpu.dispatch(maxPoolForwardKernel, undefined, p, [b.x, b.y], linearGrid(items));
+  const c4 = vec4s(s.c);
+  forPools(gpu, s, c4 * 16, ({ n, h, w, part }, pooled) => {
+    const items = n * (h >> 1) * (w >> 1) * c4;
+    const buffers = [part(b.x), pooled(b.y, c4 * 16)];
+    gpu.dispatch(maxPoolForwardKernel, undefined, { n, h, w, c4 }, buffers, linearGrid(items));
+  });
 }
 
 /** Records dx; `s` is the shape of x. */
@@ -75,8 +79,11 @@ export function maxPoolBackward(
   s: ActivationShape,
   b: { readonly x: Storage; readonly dy: Storage; readonly dx: Storage },
 ): void {
-  const p = { n: s.n, h: s.h, w: s.w, c4: vec4s(s.c) };
-  gpu.dispatch(maxPoolBackwardKernel, undefined, p, [b.x, b.dy, b.dx], linearGrid(s.n * s.h * s.w * p.c4));
+  const c4 = vec4s(s.c);
+  forPools(gpu, s, c4 * 16, ({ n, h, w, pixels, part }, pooled) => {
+    const buffers = [part(b.x), pooled(b.dy, c4 * 16), part(b.dx)];
+    gpu.dispatch(maxPoolBackwardKernel, undefined, { n, h, w, c4 }, buffers, linearGrid(pixels * c4));
+  });
 }
 
 /** For every output, its four input positions in row order. */

@@ -8,6 +8,7 @@
  */
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
+import { forSlabs } from "./slabs.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { type ActivationShape, vec4s } from "./shape.js";
@@ -40,14 +41,18 @@ export interface PixelScaleBuffers {
 
 /** Records g; `scaleN` is the batch of `scale` (N or 1). */
 export function pixelScale(gpu: Gpu, s: ActivationShape, scaleN: number, b: PixelScaleBuffers): void {
-  const sizes = { pixels: s.n * s.h * s.w, scalePixels: scaleN * s.h * s.w, c4: vec4s(s.c) };
-  gpu.dispatch(
-    pixelScaleKernel,
-    { activated: b.activated !== undefined },
-    { ...sizes, slope: b.activated?.slope ?? 1 },
-    [b.dy, b.scale, b.activated?.y ?? b.dy, b.g],
-    linearGrid(sizes.pixels * sizes.c4),
-  );
+  const c4 = vec4s(s.c);
+  const { y = b.dy, slope = 1 } = b.activated ?? {};
+  forSlabs(gpu, s, c4 * 16, ({ pixels, part, mask }) => {
+    const scale = mask(b.scale, scaleN);
+    gpu.dispatch(
+      pixelScaleKernel,
+      { activated: b.activated !== undefined },
+      { pixels, scalePixels: scale.pixels, c4, slope },
+      [part(b.dy), scale.mask, part(y), part(b.g)],
+      linearGrid(pixels * c4),
+    );
+  });
 }
 
 /** The same in float64, channels unpadded. */

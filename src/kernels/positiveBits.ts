@@ -11,6 +11,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forRanges } from "./slabs.js";
 
 export const positiveBitsKernel = defineKernel({
   name: "positiveBits",
@@ -48,12 +49,18 @@ ${linearMain(
 `,
 });
 
+/** Bytes of the bits of one vec4. */
+const BITS_BYTES = 0.5;
+
 /** Bytes of the bits of this many vec4s. */
 export const positiveBytes = (vec4s: number): number => Math.ceil(vec4s / 8) * 4;
 
 /** Records the bits. */
 export function positiveBits(gpu: Gpu, vec4s: number, b: { readonly y: Storage; readonly bits: Storage }): void {
-  gpu.dispatch(positiveBitsKernel, undefined, { vec4s }, [b.y, b.bits], linearGrid(Math.ceil(vec4s / 8)));
+  forRanges(gpu, vec4s, (count, part) => {
+    const buffers = [part(b.y), part(b.bits, BITS_BYTES)];
+    gpu.dispatch(positiveBitsKernel, undefined, { vec4s: count }, buffers, linearGrid(Math.ceil(count / 8)));
+  });
 }
 
 /** Records the gradient, in place. */
@@ -62,7 +69,10 @@ export function positiveGate(
   s: { readonly vec4s: number; readonly slope: number },
   b: { readonly bits: Storage; readonly gradient: Storage },
 ): void {
-  gpu.dispatch(positiveGateKernel, undefined, s, [b.bits, b.gradient], linearGrid(s.vec4s));
+  forRanges(gpu, s.vec4s, (count, part) => {
+    const buffers = [part(b.bits, BITS_BYTES), part(b.gradient)];
+    gpu.dispatch(positiveGateKernel, undefined, { ...s, vec4s: count }, buffers, linearGrid(count));
+  });
 }
 
 /** The words on the CPU, of padded values. */

@@ -15,6 +15,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forPools } from "./slabs.js";
 import { maxPoolBackwardRef, maxPoolForwardRef } from "./maxPool.js";
 import { type ActivationShape, vec4s } from "./shape.js";
 
@@ -75,8 +76,10 @@ ${linearMain(
 `,
 });
 
-const paramsOf = (s: ActivationShape) => ({ n: s.n, h: s.h, w: s.w, c4: vec4s(s.c) });
 const outputs = (s: ActivationShape) => s.n * (s.h >> 1) * (s.w >> 1) * vec4s(s.c);
+
+/** Bytes of the winners of one vec4. */
+const WINNER_BYTES = 2;
 
 /** Bytes of the winners; `s` is the shape of x. */
 export const winnerBytes = (s: ActivationShape): number => Math.ceil(outputs(s) / 2) * 4;
@@ -87,9 +90,12 @@ export function reluPoolForward(
   s: ActivationShape,
   b: { readonly x: Storage; readonly y: Storage; readonly winners: Storage },
 ): void {
-  const count = outputs(s);
-  const grid = linearGrid(Math.ceil(count / 2));
-  gpu.dispatch(reluPoolForwardKernel, undefined, { ...paramsOf(s), count }, [b.x, b.y, b.winners], grid);
+  const c4 = vec4s(s.c);
+  forPools(gpu, s, c4 * 16, ({ n, h, w, part }, pooled) => {
+    const count = n * (h >> 1) * (w >> 1) * c4;
+    const buffers = [part(b.x), pooled(b.y, c4 * 16), pooled(b.winners, c4 * WINNER_BYTES)];
+    gpu.dispatch(reluPoolForwardKernel, undefined, { n, h, w, c4, count }, buffers, linearGrid(Math.ceil(count / 2)));
+  });
 }
 
 /** Records dx; `s` is its shape. */
@@ -98,8 +104,11 @@ export function reluPoolBackward(
   s: ActivationShape,
   b: { readonly winners: Storage; readonly dy: Storage; readonly dx: Storage },
 ): void {
-  const grid = linearGrid(s.n * s.h * s.w * vec4s(s.c));
-  gpu.dispatch(reluPoolBackwardKernel, undefined, paramsOf(s), [b.winners, b.dy, b.dx], grid);
+  const c4 = vec4s(s.c);
+  forPools(gpu, s, c4 * 16, ({ n, h, w, pixels, part }, pooled) => {
+    const buffers = [pooled(b.winners, c4 * WINNER_BYTES), pooled(b.dy, c4 * 16), part(b.dx)];
+    gpu.dispatch(reluPoolBackwardKernel, undefined, { n, h, w, c4 }, buffers, linearGrid(pixels * c4));
+  });
 }
 
 /** Forward in float64, channels unpadded. */

@@ -62,14 +62,80 @@ export function slabPart(gpu: Gpu, storage: Storage, s: Images, slab: Slab, pixe
   return gpu.part(storage, (slab.n0 * s.h + slab.y0) * row, slab.n * slab.h * row);
 }
 
-/** The slab's part of a mask [maskN,H,W] of one number per pixel, and the batch that it has there. */
+/** The slab's part of a mask [maskN,H,W,G], and the batch that it has there. */
 export function slabMask(
   gpu: Gpu,
   mask: { readonly mask: Storage; readonly n: number },
   s: Images,
   slab: Slab,
+  groups = 1,
 ): { readonly mask: Storage; readonly n: number } {
   // A mask of its own for every image, or one image: as any tensor. One mask for several: its rows.
   const own = mask.n === s.n ? slab : { ...slab, n0: 0, n: 1 };
-  return { mask: slabPart(gpu, mask.mask, { ...s, n: mask.n }, own, 4), n: own.n };
+  return { mask: slabPart(gpu, mask.mask, { ...s, n: mask.n }, own, 4 * groups), n: own.n };
+}
+
+/** One slab as a launcher sees it: its sizes, and its parts of the tensors. */
+export interface SlabView extends Images {
+  readonly pixels: number;
+  /** Part of a tensor; `bytes` per pixel where it is not the largest. */
+  readonly part: (storage: Storage, bytes?: number) => Storage;
+  /** Part of a mask of batch `n` and so many groups, and the number of pixels after which it starts again. */
+  readonly mask: (storage: Storage, n: number, groups?: number) => { readonly mask: Storage; readonly pixels: number };
+}
+
+const viewOf = (gpu: Gpu, s: Images, slab: Slab, pixelBytes: number): SlabView => ({
+  n: slab.n,
+  h: slab.h,
+  w: s.w,
+  pixels: slab.n * slab.h * s.w,
+  part: (storage, bytes = pixelBytes) => slabPart(gpu, storage, s, slab, bytes),
+  mask: (storage, n, groups) => {
+    const own = slabMask(gpu, { mask: storage, n }, s, slab, groups);
+    return { mask: own.mask, pixels: own.n * slab.h * s.w };
+  },
+});
+
+/** Runs a launcher once per slab of tensors with up to `pixelBytes` bytes a pixel, see {@link slabs}. */
+export function forSlabs(gpu: Gpu, s: Images, pixelBytes: number, run: (slab: SlabView) => void): void {
+  for (const slab of slabs(gpu, s, pixelBytes)) run(viewOf(gpu, s, slab, pixelBytes));
+}
+
+/** {@link forSlabs} for 2x2 pools: `pooled` is the part of a tensor of half the height and width, odd rests dropped. */
+export function forPools(
+  gpu: Gpu,
+  s: Images,
+  pixelBytes: number,
+  run: (slab: SlabView, pooled: (storage: Storage, bytes: number) => Storage) => void,
+): void {
+  const half = { n: s.n, h: s.h >> 1, w: s.w >> 1 };
+  // Rows of the small tensor start where a binding may as well, and on whole rows of it.
+  const heights = 2 * rowStep(gpu, Math.max(1, half.w));
+  for (const slab of slabs(gpu, s, pixelBytes, heights)) {
+    const small = { ...slab, y0: slab.y0 >> 1, h: slab.h >> 1 };
+    run(viewOf(gpu, s, slab, pixelBytes), (storage, bytes) => slabPart(gpu, storage, half, small, bytes));
+  }
+}
+
+/** vec4s of a range of an elementwise kernel: a multiple of every alignment, of tensors with a bit an element too. */
+const RANGE_STEP = 512;
+
+/**
+ * Runs an elementwise launcher over ranges of vec4s that can be bound, multiples of `unit` vec4s: `part` is a tensor's, with
+ * `bytes` per vec4.
+ */
+export function forRanges(
+  gpu: Gpu,
+  vec4s: number,
+  run: (count: number, part: (storage: Storage, bytes?: number) => Storage) => void,
+  unit = 1,
+): void {
+  const limit = gpu.limits.maxStorageBufferBindingSize;
+  if (vec4s * 16 <= limit) return run(vec4s, (storage) => storage);
+  const most = Math.floor(limit / (16 * RANGE_STEP * unit)) * RANGE_STEP * unit;
+  if (most === 0) throw tooLarge("a range of a tensor", 16 * RANGE_STEP * unit, limit);
+  for (let first = 0; first < vec4s; first += most) {
+    const count = Math.min(most, vec4s - first);
+    run(count, (storage, bytes = 16) => gpu.part(storage, first * bytes, Math.ceil((count * bytes) / 4) * 4));
+  }
 }

@@ -7,6 +7,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { forRanges } from "./slabs.js";
 
 export const weightedSumKernel = defineKernel({
   name: "weightedSum",
@@ -28,8 +29,11 @@ export function weightedSum(
   buffers: { readonly a: Storage; readonly b?: Storage | undefined; readonly y: Storage },
 ): void {
   const { a, b, y } = buffers;
-  const params = { vec4s, alpha: o.alpha, beta: o.beta ?? 0 };
-  gpu.dispatch(weightedSumKernel, { both: b !== undefined }, params, [a, b ?? a, y], linearGrid(vec4s));
+  forRanges(gpu, vec4s, (count, part) => {
+    const params = { vec4s: count, alpha: o.alpha, beta: o.beta ?? 0 };
+    const parts = [part(a), part(b ?? a), part(y)];
+    gpu.dispatch(weightedSumKernel, { both: b !== undefined }, params, parts, linearGrid(count));
+  });
 }
 
 /** The same in float64. */

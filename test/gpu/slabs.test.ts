@@ -1,6 +1,14 @@
 /** Tensors larger than a kernel can bind: the same results in parts as in one. */
 import { describe, expect, it } from "vitest";
+import { leakyRelu } from "../../src/autograd/ops/activation.js";
+import { conv2d } from "../../src/autograd/ops/conv2d.js";
+import { maxPool2d } from "../../src/autograd/ops/maxPool2d.js";
+import { pconv2d } from "../../src/autograd/ops/pconv2d.js";
+import { reluPool2d } from "../../src/autograd/ops/reluPool2d.js";
+import { Tape } from "../../src/autograd/tape.js";
+import { type Mask, Tensor } from "../../src/autograd/tensor.js";
 import { GpuError } from "../../src/errors.js";
+import { Parameter } from "../../src/nn/parameter.js";
 import { convolve, convolveWeight } from "../../src/kernels/conv/engine.js";
 import { convWindows } from "../../src/kernels/conv/windows.js";
 import { pconvBackwardInputRef } from "../../src/kernels/pconvBackwardInput.js";
@@ -46,6 +54,100 @@ describe("slabs", () => {
   });
 });
 
+describe("ops on tensors larger than can be bound", () => {
+  type Op = (tape: Tape, x: Tensor, mask: Mask) => { readonly y: Tensor; readonly leaves?: readonly Tensor[] };
+  const parameter = (shape: readonly number[], draw: Draw) =>
+    new Parameter(gpu(), shape, "parameter", draw.floats(shape.reduce((a, b) => a * b)));
+  const one = [1, 1] as const;
+  const OPS: readonly (readonly [name: string, maskN: number, op: Op])[] = [
+    ...[1, 3].map(
+      (maskN) =>
+        [
+          `partial convolution, batch norm and activation, mask of ${maskN}`,
+          maskN,
+          (tape: Tape, x: Tensor, mask: Mask) => {
+            const draw = new Draw(1);
+            const [weight, gamma, beta] = [
+              parameter([12, 8, 3, 3], draw),
+              parameter([12], draw),
+              parameter([12], draw),
+            ];
+            const [runningMean, runningVar] = [parameter([12], draw), parameter([12], draw)];
+            const options = { eps: 1e-5, momentum: 0.1, mode: "batch", statistics: "valid", holes: "zero" } as const;
+            const batchNorm = { tensors: { gamma, beta, runningMean, runningVar }, options };
+            const geometry = {
+              stride: one,
+              padding: one,
+              dilation: one,
+              convention: "paper",
+              multiChannel: true,
+            } as const;
+            const { y } = pconv2d(tape, x, mask, weight, null, { ...geometry, batchNorm, slope: 0.2 });
+            return { y, leaves: [weight, gamma, beta] };
+          },
+        ] as const,
+    ),
+    [
+      "partial convolution with bias and activation",
+      1,
+      (tape, x, mask) => {
+        const [weight, bias] = [parameter([12, 8, 3, 3], new Draw(2)), parameter([12], new Draw(3))];
+        const geometry = { stride: one, padding: one, dilation: one, convention: "paper", multiChannel: true } as const;
+        const { y } = pconv2d(tape, x, mask, weight, bias, { ...geometry, slope: 0 });
+        return { y, leaves: [weight, bias] };
+      },
+    ],
+    [
+      "convolution with constant weights, ReLU and pool",
+      1,
+      (tape, x) => {
+        const weight = parameter([12, 8, 3, 3], new Draw(4));
+        weight.requiresGrad = false;
+        const geometry = { stride: one, padding: one, dilation: one };
+        return { y: reluPool2d(tape, conv2d(tape, conv2d(tape, x, weight, null, { ...geometry, slope: 0 }), parameterOf12(), null, geometry)) }; // prettier-ignore
+      },
+    ],
+    ["max pool", 1, (tape, x) => ({ y: maxPool2d(tape, x) })],
+    ["leaky ReLU", 1, (tape, x) => ({ y: leakyRelu(tape, x) })],
+  ];
+  const parameterOf12 = () => {
+    const weight = parameter([8, 12, 3, 3], new Draw(5));
+    weight.requiresGrad = false;
+    return weight;
+  };
+
+  it.each(OPS)("%s", async (_, maskN, op) => {
+    const draw = new Draw(0x6f707321, maskN);
+    const s = { n: 3, h: 32, w: 16, c: 8 };
+    const values = draw.floats(s.n * s.h * s.w * s.c);
+    const valid = draw.mask(maskN * s.h * s.w, 0.4);
+    const run = async () => {
+      const tape = new Tape(gpu());
+      const x = Tensor.from(gpu(), s, values, "x");
+      x.requiresGrad = true;
+      const { y, leaves = [] } = op(tape, x, tape.uploadMask({ ...s, n: maskN }, valid));
+      tape.keep(y);
+      const dy = new Draw(6).floats(y.shape.n * y.shape.h * y.shape.w * y.shape.c);
+      tape.backward(y, tape.upload(y.shape, dy, "dy"));
+      const results = [await y.values(), ...(await Promise.all([x, ...leaves].map((l) => l.grad!.values())))];
+      tape.dispose();
+      x.grad?.free();
+      x.free();
+      for (const leaf of leaves) leaf.free();
+      return results;
+    };
+    const whole = await run();
+    // One and a half images of the widest tensor, and half an image of it.
+    for (const images of [1.5, 0.5]) {
+      const parts = await withBindingLimit(gpu(), Math.max(32 * 16 * 48 * images, 16384), run);
+      parts.forEach((got, i) => {
+        const size = whole[i].reduce((a, v) => Math.max(a, Math.abs(v)), 0);
+        expectClose(`result ${i} in parts of ${images}`, got, whole[i], 1e-5 * size, draw.seed);
+      });
+    }
+  });
+});
+
 const shape = (over: Partial<ConvShape>): ConvShape => ({
   n: 1,
   h: 24,
@@ -60,22 +162,36 @@ const shape = (over: Partial<ConvShape>): ConvShape => ({
 });
 
 describe("convolutions over windows", () => {
-  const CASES: readonly (readonly [name: string, s: ConvShape, limit: number, algorithm?: "winograd"])[] = [
-    ["runs of images", shape({ n: 3, h: 16 }), 16 * 16 * 64 * 2],
-    ["rows", shape({ n: 2 }), 24 * 16 * 64 * 0.4],
-    [
-      "rows, stride 2",
-      shape({ n: 2, h: 48, w: 40, kernel: [5, 5], stride: [2, 2], padding: [2, 2] }),
-      48 * 40 * 32 * 0.5,
-    ],
-    ["rows, 4x4 of stride 2", shape({ h: 48, kernel: [4, 4], stride: [2, 2], c: 16, k: 8 }), 48 * 16 * 64 * 0.4],
-    ["rows, 7x7 dilated", shape({ h: 64, kernel: [7, 5], dilation: [2, 1], padding: [6, 2] }), 64 * 16 * 64 * 0.6],
-    ["rows, no padding", shape({ h: 40, padding: [0, 0], k: 4, c: 16 }), 40 * 16 * 64 * 0.5],
-    ["rows by Winograd", shape({ h: 40, c: 20, k: 24 }), 40 * 16 * 96 * 0.5, "winograd"],
-    ["rows by Winograd, no padding", shape({ h: 40, c: 20, k: 24, padding: [0, 0] }), 40 * 16 * 96 * 0.5, "winograd"],
+  const winograd = { h: 40, c: 20, k: 24 } as const;
+  const CASES: readonly { name: string; s: ConvShape; bytes: number; algorithm?: "winograd" }[] = [
+    { name: "runs of images", s: shape({ n: 3, h: 16 }), bytes: 16 * 16 * 64 * 2 },
+    { name: "rows", s: shape({ n: 2 }), bytes: 24 * 16 * 64 * 0.4 },
+    {
+      name: "rows, stride 2",
+      s: shape({ n: 2, h: 48, w: 40, kernel: [5, 5], stride: [2, 2], padding: [2, 2] }),
+      bytes: 48 * 40 * 32 * 0.5,
+    },
+    {
+      name: "rows, 4x4 of stride 2",
+      s: shape({ h: 48, kernel: [4, 4], stride: [2, 2], c: 16, k: 8 }),
+      bytes: 48 * 16 * 64 * 0.4,
+    },
+    {
+      name: "rows, 7x7 dilated",
+      s: shape({ h: 64, kernel: [7, 5], dilation: [2, 1], padding: [6, 2] }),
+      bytes: 64 * 16 * 64 * 0.6,
+    },
+    { name: "rows, no padding", s: shape({ h: 40, padding: [0, 0], k: 4, c: 16 }), bytes: 40 * 16 * 64 * 0.5 },
+    { name: "rows by Winograd", s: shape(winograd), bytes: 40 * 16 * 96 * 0.5, algorithm: "winograd" },
+    {
+      name: "rows by Winograd, no padding",
+      s: shape({ ...winograd, padding: [0, 0] }),
+      bytes: 40 * 16 * 96 * 0.5,
+      algorithm: "winograd",
+    },
   ];
 
-  it.each(CASES)("%s", async (_, s, bytes, algorithm) => {
+  it.each(CASES)("$name", async ({ s, bytes, algorithm }) => {
     const limit = Math.floor(bytes / 16) * 16;
     const draw = new Draw(0x736c6162, s.h + s.c);
     const [p, q] = convOutputSize("test", s);
