@@ -19,6 +19,11 @@ export interface TapeOptions {
    * scalars and images stay float32. Default `f32`.
    */
   readonly precision?: Precision;
+  /**
+   * Gradient checkpointing (Chen et al. 2016): what stands between a partial convolution and its batch norm is not kept but
+   * computed again in the backward pass. Same bits, less memory, one more forward convolution a layer. Default `false`.
+   */
+  readonly checkpoint?: boolean;
 }
 
 /** Gradients of an op's inputs, in their order, made from the gradient of its output; `null` where none is wanted. */

@@ -84,7 +84,10 @@ function withActivation(tape: Tape, layer: Layer, slope: number | undefined): Te
   });
 }
 
-/** y = f(batchNorm(scale sums + biasScale b)). What stands between convolution and batch norm is kept for the backward pass. */
+/**
+ * y = f(batchNorm(scale sums + biasScale b)). What stands between convolution and batch norm is kept for the backward pass, or
+ * with `checkpoint` computed again there: the same passes over the same numbers, and so the same bits.
+ */
 function withBatchNorm(tape: Tape, layer: Layer, batchNorm: NonNullable<PConvTail["batchNorm"]>, slope = 1): Tensor {
   const { sums, weight, bias, ratio } = layer;
   const { tensors, options } = batchNorm;
@@ -94,10 +97,14 @@ function withBatchNorm(tape: Tape, layer: Layer, batchNorm: NonNullable<PConvTai
   const stats = statistics(tape, z, n);
   const y = normalize(tape, z, stats, n);
   const inputs = [...sums.sources, weight, ...(bias ? [bias] : []), tensors.gamma, tensors.beta];
-  const saved = [...(weight.requiresGrad ? sums.sources : []), z.storage, stats];
+  const { checkpoint = false } = tape.options;
+  if (checkpoint) tape.release(z.storage);
+  const saved = [...(weight.requiresGrad || checkpoint ? sums.sources : []), ...(checkpoint ? [] : [z.storage]), stats];
   return tape.record("pconv2d", inputs, y, saved, (dy) => {
     const scaled = !bias?.requiresGrad;
-    const { dx: dz, dgamma, dbeta } = normalizeBackward(tape, z, stats, n, dy, scaled);
+    const again = checkpoint ? convolve(tape, layer) : z;
+    const { dx: dz, dgamma, dbeta } = normalizeBackward(tape, again, stats, n, dy, scaled);
+    if (checkpoint) tape.release(again.storage);
     const g = scaled ? dz : sumsGradient(tape, layer, dz);
     const db = biasGradient(tape, layer, dz);
     const { dx, dw } = sums.backward(g, ratio);
