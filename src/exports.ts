@@ -9,8 +9,8 @@ export { linearGrid, linearMain } from "./gpu/linear.js";
 export type { MemoryUse, Storage } from "./gpu/pool.js";
 
 // Autograd
-export { Mask, Tensor } from "./autograd/tensor.js";
-export { Tape, type Backward } from "./autograd/tape.js";
+export { Mask, type Precision, Tensor } from "./autograd/tensor.js";
+export { Tape, type Backward, type TapeOptions } from "./autograd/tape.js";
 export { leakyRelu, relu, sigmoid } from "./autograd/ops/activation.js";
 export { batchNorm } from "./autograd/ops/batchNorm.js";
 export { channelAffine, denormalizeImageNet, IMAGENET, normalizeImageNet } from "./autograd/ops/channelAffine.js";
@@ -29,6 +29,7 @@ export { weightedSum } from "./autograd/ops/weightedSum.js";
 // Layers and optimizer
 export * as nn from "./nn/index.js";
 export { Adam, type AdamConfig } from "./optim/adam.js";
+export { LossScaler, type LossScalerConfig } from "./optim/lossScaler.js";
 
 // Kernels' launchers
 export { maskUpdate, type PConvConvention } from "./kernels/maskUpdate.js";

@@ -6,12 +6,14 @@
  *
  * Source: Kingma & Ba 2015, in the form of torch.optim.Adam (eps outside the bias-corrected root).
  * Layout: p, g, m, v as vec4s; padding lanes have g = 0 and stay 0. t counts from 1; the two corrections come from the host in
- * float64, since 1 - b2^t loses half its digits in float32.
+ * float64, since 1 - b2^t loses half its digits in float32. With loss scaling only the device knows t: they come from the kernel
+ * `lossScale`, with the factor of the gradient.
  */
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { SCALE_STATE } from "./lossScale.js";
 
 export interface AdamStep {
   readonly lr: number;
@@ -20,6 +22,13 @@ export interface AdamStep {
   readonly eps: number;
   /** Number of this step, counted from 1. */
   readonly t: number;
+}
+
+const word = (name: keyof typeof SCALE_STATE) => `bitcast<f32>(guard[${SCALE_STATE[name]}])`;
+
+interface AdamSpec {
+  /** `guard` is the state of loss scaling. */
+  readonly scaled: boolean;
 }
 
 export const adamKernel = defineKernel({
@@ -36,21 +45,21 @@ export const adamKernel = defineKernel({
     guarded: "u32",
   },
   bindings: ["read", "read", "read_write", "read_write", "read_write"],
-  wgsl: () => /* wgsl */ `
+  wgsl: ({ scaled }: AdamSpec) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> gradient: array<vec4f>;
-@group(0) @binding(2) var<storage, read> guard: array<u32>;             // see lossGuard
+@group(0) @binding(2) var<storage, read> guard: array<u32>;             // see lossGuard, or lossScale
 @group(0) @binding(3) var<storage, read_write> parameter: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> first: array<vec4f>;     // m
 @group(0) @binding(5) var<storage, read_write> second: array<vec4f>;    // v
 ${linearMain(
   "p.vec4s",
   `  if (p.guarded != 0u && guard[0] != 0u) { return; }
-  let g = gradient[id];
+  let g = gradient[id]${scaled ? ` * ${word("inverse")}` : ""};
   let m = p.beta1 * first[id] + p.rest1 * g;
   let v = p.beta2 * second[id] + p.rest2 * g * g;
   first[id] = m;
   second[id] = v;
-  parameter[id] -= p.stepSize * m / (sqrt(v) * p.rootScale + p.eps);`,
+  parameter[id] -= p.stepSize${scaled ? ` * ${word("stepCorrection")}` : ""} * m / (sqrt(v) * ${scaled ? word("rootCorrection") : "p.rootScale"} + p.eps);`,
 )}
 `,
 });
@@ -62,23 +71,27 @@ export interface AdamBuffers {
   readonly v: Storage;
   /** Given: nothing changes once `lossGuard` has set it. */
   readonly guard?: Storage | undefined;
+  /** Given, instead of the guard: the state that `lossScale` left. */
+  readonly scaling?: Storage | undefined;
 }
 
 /** Records one step on `vec4s` vec4s. */
 export function adam(gpu: Gpu, vec4s: number, o: AdamStep, b: AdamBuffers): void {
+  const scaled = b.scaling !== undefined;
+  const guard = b.scaling ?? b.guard;
   const params = {
     vec4s,
     beta1: o.beta1,
     rest1: 1 - o.beta1,
     beta2: o.beta2,
     rest2: 1 - o.beta2,
-    stepSize: o.lr / (1 - o.beta1 ** o.t),
+    stepSize: scaled ? o.lr : o.lr / (1 - o.beta1 ** o.t),
     rootScale: 1 / Math.sqrt(1 - o.beta2 ** o.t),
     eps: o.eps,
-    guarded: Number(b.guard !== undefined),
+    guarded: Number(guard !== undefined),
   };
-  const buffers = [b.gradient, b.guard ?? b.gradient, b.parameter, b.m, b.v];
-  gpu.dispatch(adamKernel, undefined, params, buffers, linearGrid(vec4s));
+  const buffers = [b.gradient, guard ?? b.gradient, b.parameter, b.m, b.v];
+  gpu.dispatch(adamKernel, { scaled }, params, buffers, linearGrid(vec4s));
 }
 
 /** The same in float64, in place. */

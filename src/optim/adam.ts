@@ -4,11 +4,14 @@ import { adam } from "../kernels/adam.js";
 import type { Storage } from "../gpu/pool.js";
 import type { LoadableTensor, StateDict } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
+import type { LossScaler } from "./lossScaler.js";
 
 export interface AdamConfig {
   readonly lr: number;
   readonly betas?: readonly [number, number];
   readonly eps?: number;
+  /** Given: the gradients are those of the loss times its scale; steps whose gradients overflow are skipped. Adam frees it. */
+  readonly scaler?: LossScaler | undefined;
 }
 
 interface Slot {
@@ -22,8 +25,9 @@ interface Slot {
 export class Adam {
   /** Learning rate of the next step. */
   lr: number;
-  /** Steps taken. */
+  /** Steps taken, or skipped by the scaler. */
   steps = 0;
+  readonly scaler: LossScaler | null;
   private readonly slots: readonly Slot[];
   private readonly betas: readonly [number, number];
   private readonly eps: number;
@@ -32,6 +36,7 @@ export class Adam {
     this.lr = config.lr;
     this.betas = config.betas ?? [0.9, 0.999];
     this.eps = config.eps ?? 1e-8;
+    this.scaler = config.scaler ?? null;
     this.slots = parameters.map(([name, parameter]) => {
       const zeros = () => {
         const storage = parameter.gpu.alloc(parameter.storage.bytes, `adam ${name}`);
@@ -50,6 +55,8 @@ export class Adam {
     this.steps++;
     const [beta1, beta2] = this.betas;
     const options = { lr: this.lr, beta1, beta2, eps: this.eps, t: this.steps };
+    const gradients = this.slots.flatMap(({ parameter }) => parameter.grad ?? []);
+    this.scaler?.finish(gradients, { steps: this.steps, beta1, beta2 }, guard);
     for (const { parameter, m, v } of this.slots) {
       if (!parameter.grad) continue;
       adam(parameter.gpu, parameter.vec4s, options, {
@@ -58,6 +65,7 @@ export class Adam {
         m,
         v,
         guard,
+        scaling: this.scaler?.state,
       });
     }
     this.zeroGrad();
@@ -71,7 +79,7 @@ export class Adam {
     }
   }
 
-  /** Moments as `m.<parameter>` and `v.<parameter>` in PyTorch's layout, and `steps`. */
+  /** Moments as `m.<parameter>` and `v.<parameter>` in PyTorch's layout, `steps`, and the scaler's state. */
   async stateDict(): Promise<StateDict> {
     const gpu = this.slots[0].parameter.gpu;
     const values = await gpu.read(...this.slots.flatMap(({ m, v }) => [m, v]));
@@ -86,6 +94,7 @@ export class Adam {
       }
     });
     state.set("steps", { dtype: "I64", shape: [], values: BigInt64Array.of(BigInt(this.steps)) });
+    for (const [name, entry] of (await this.scaler?.stateDict()) ?? []) state.set(name, entry);
     return state;
   }
 
@@ -113,14 +122,17 @@ export class Adam {
     const steps = state.get("steps");
     if (!steps)
       throw new FormatError(where, "expected the number of steps, got none", "use a checkpoint made by this library");
+    const scaling = this.scaler?.loading(state, where);
     for (const [slot, storage, entry] of loads)
       slot.parameter.gpu.write(storage, slot.parameter.fromTorch(entry.toFloat32()));
     this.steps = Math.trunc(steps.toFloat32()[0]);
+    scaling?.();
   }
 
   /** Frees the moments and pending gradients. */
   free(): void {
     this.zeroGrad();
+    this.scaler?.free();
     for (const { parameter, m, v } of this.slots) {
       parameter.gpu.free(m);
       parameter.gpu.free(v);

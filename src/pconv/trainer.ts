@@ -1,10 +1,12 @@
 /** The training loop's core: one step, and where its pictures come from. No files here. */
 import { Tape } from "../autograd/tape.js";
-import type { Tensor } from "../autograd/tensor.js";
+import type { Precision, Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
 import type { Storage } from "../gpu/pool.js";
 import { GUARD_BYTES, lossGuard, readGuard } from "../kernels/lossGuard.js";
+import { readScale } from "../kernels/lossScale.js";
 import { Adam } from "../optim/adam.js";
+import { LossScaler, type LossScalerConfig } from "../optim/lossScaler.js";
 import type { InpaintingLoss, LossTerm } from "./loss.js";
 import type { MaskPicture, MaskSource, Picture, PictureSource } from "./picture.js";
 import { Prefetcher } from "./prefetch.js";
@@ -23,6 +25,13 @@ export interface TrainerConfig {
   readonly seed: number;
   /** Stage 2: the encoder's batch norm uses its running statistics and keeps them. */
   readonly freezeEncoderBatchNorm: boolean;
+  /**
+   * Of activations and their gradients; default `f32`. `f16` needs an adapter with half precision (`gpu.half`) and scales the loss:
+   * steps whose gradients overflow change nothing but the scale.
+   */
+  readonly precision?: Precision;
+  /** First scale and growth with `f16`; the defaults are torch's. */
+  readonly lossScaling?: LossScalerConfig;
   /** Samples fetched ahead; changes nothing but the waiting. */
   readonly prefetch?: number;
 }
@@ -34,7 +43,13 @@ export interface StepReport {
   readonly loss: number;
   readonly terms: Readonly<Partial<Record<LossTerm, number>>>;
   readonly lr: number;
+  /** With `f16`: the loss's scale in the next step, and how many steps were skipped so far. */
+  readonly lossScale?: number;
+  readonly skipped?: number;
 }
+
+/** A run whose scale falls below this overflows whatever the scale; at 2^-14 float16 has lost the gradients anyway. */
+const LEAST_SCALE = 2 ** -14;
 
 /**
  * Steps that may wait on the device when nobody reads their loss. The device is never idle with two; more would only hold the
@@ -62,7 +77,8 @@ export class Trainer {
 
   constructor(readonly config: TrainerConfig) {
     const { gpu } = config.model;
-    this.optimizer = new Adam(config.model.namedParameters(), { lr: config.lr });
+    const scaler = config.precision === "f16" ? new LossScaler(gpu, config.lossScaling) : undefined;
+    this.optimizer = new Adam(config.model.namedParameters(), { lr: config.lr, scaler });
     this.guard = gpu.alloc(GUARD_BYTES, "loss guard");
     this.clearGuard();
   }
@@ -99,6 +115,7 @@ export class Trainer {
    * all the same: from that step on the device changes no parameter, and the next step with a report, or
    * {@link checkFinite}, throws.
    * @returns null without a report
+   * @throws {UserError} when gradients overflow at any loss scale.
    * @throws {UserError} when a loss is not finite, naming its step; parameters, optimizer and `step` are then those of the step
    * before. Batch norm's running statistics have seen the later batches. The next call goes on with the next pictures.
    */
@@ -110,14 +127,15 @@ export class Trainer {
     const { gpu } = model;
     model.train();
     model.freezeEncoderBatchNorm(this.config.freezeEncoderBatchNorm);
-    const tape = new Tape(gpu);
+    const { scaler } = this.optimizer;
+    const tape = new Tape(gpu, { grad: true, precision: this.config.precision ?? "f32" });
     try {
       // A write submits what was recorded before it: both uploads come first.
       const truth = tape.upload({ n, h: size, w: size, c: 3 }, pixels, "truth");
       const mask = tape.uploadMask({ n, h: size, w: size }, valid);
       const { output } = model.forward(tape, truth, mask);
       const { total, terms } = loss.forward(tape, output, truth, mask);
-      tape.backward(total);
+      tape.backward(total, scaler?.scale);
       lossGuard(gpu, this.step + 1, { loss: total.storage, guard: this.guard });
       this.optimizer.step(this.guard);
       this.step++;
@@ -130,11 +148,19 @@ export class Trainer {
         this.guard,
         total.storage,
         ...[...terms.values()].map((t: Tensor) => t.storage),
+        ...(scaler ? [scaler.state] : []),
       );
       this.inFlight.length = 0; // the readback came after all of them
-      this.check(guard);
+      const scaling = scaler && readScale(parts.pop()!);
+      this.check(guard, scaling?.scale);
       const values = [...terms.keys()].map((name, i): [LossTerm, number] => [name, parts[i][0]]);
-      return { step: this.step, loss: sum[0], terms: Object.fromEntries(values), lr: this.optimizer.lr };
+      return {
+        step: this.step,
+        loss: sum[0],
+        terms: Object.fromEntries(values),
+        lr: this.optimizer.lr,
+        ...(scaling && { lossScale: scaling.scale, skipped: scaling.skipped }),
+      };
     } finally {
       this.optimizer.zeroGrad();
       tape.dispose();
@@ -153,12 +179,20 @@ export class Trainer {
    * @throws {UserError} as {@link trainStep} does
    */
   async checkFinite(): Promise<void> {
-    const [guard] = await this.config.model.gpu.read(this.guard);
-    this.check(guard);
+    const { scaler } = this.optimizer;
+    const [guard, state] = await this.config.model.gpu.read(this.guard, ...(scaler ? [scaler.state] : []));
+    this.check(guard, state && readScale(state).scale);
   }
 
-  private check(guard: Float32Array): void {
+  private check(guard: Float32Array, scale = 1): void {
     const bad = readGuard(guard);
+    if (!bad && scale < LEAST_SCALE) {
+      throw new UserError(
+        `step ${this.step}`,
+        `expected finite gradients, got an overflow in every step down to a loss scale of ${scale}`,
+        "train with float32 (--precision f32), or with a smaller learning rate",
+      );
+    }
     if (!bad) return;
     this.optimizer.steps -= this.step - (bad.step - 1);
     this.step = bad.step - 1;

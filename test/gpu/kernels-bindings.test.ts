@@ -34,6 +34,7 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   activationForward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   activationBackward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   activationBackwardInPlace: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
+  adam: combine({ scaled: flags }),
   batchNormForward: combine({ masked: flags }),
   batchNormSums: combine({ masked: flags }),
   batchNormBackward: combine({ masked: flags, statistics: ["all", "valid", "fixed"], scaled: flags }),
