@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../../src/errors.js";
+import type { Precision } from "../../src/autograd/tensor.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
 import type { LossVariant } from "../../src/pconv/loss.js";
 import { above, integer } from "../command.js";
@@ -32,7 +33,7 @@ export interface TrainOptions {
   readonly logEvery: number;
   readonly lr: number;
   readonly seed: number;
-  readonly precision: "f32";
+  readonly precision: Precision;
 }
 
 /** How this start of the command behaves; not part of the run. */
@@ -158,7 +159,15 @@ export function trainCommand(): Command {
         .default("keras"),
     )
     .option("--seed <n>", "equal seeds give equal runs", integer(0), 1)
-    .addOption(new Option("--precision <type>", "arithmetic").choices(["f32"]).default("f32"))
+    .addOption(
+      new Option(
+        "--precision <type>",
+        "storage of activations: float32, or float16 with loss scaling (half the memory, and matrix units where the adapter " +
+          "has them; falls back to f32 on adapters without half precision)",
+      )
+        .choices(["f32", "f16"])
+        .default("f32"),
+    )
     .option("--json", "a line of JSON for each logged step on stdout")
     .option("--debug", "show stack traces")
     .addHelpText(
@@ -175,7 +184,8 @@ A run's folder holds config.json, log.jsonl (one line a step, or as --log-every 
 by the logged training losses without --validation. Ctrl-C saves a checkpoint and exits with 130; a killed run resumes from its last checkpoint, bit for bit.
 
 Lines of --json (terms that the run leaves out are 0):
-  {"step","epoch","loss","terms":{"valid","hole","perceptual","styleOut","styleComp","tv"},"lr","imagesPerSecond"}`,
+  {"step","epoch","loss","terms":{"valid","hole","perceptual","styleOut","styleComp","tv"},"lr","imagesPerSecond"}
+with --precision f16 also "lossScale" (of the next step) and "skipped" (steps so far whose gradients overflowed).`,
     );
 }
 
@@ -228,7 +238,7 @@ export function invocation(command: Command): Invocation {
     logEvery: number("logEvery", 1),
     lr: number("lr", finetune ? 5e-5 : paper ? 2e-4 : 1e-4),
     seed: number("seed", 1),
-    precision: "f32",
+    precision: o["precision"] as Precision,
   };
   return { out: text("out"), resume: o["resume"] === true, json: o["json"] === true, given, epochs, options };
 }

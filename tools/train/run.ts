@@ -2,6 +2,7 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FormatError, GpuError, UserError } from "../../src/errors.js";
+import type { Precision } from "../../src/autograd/tensor.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { openGpu } from "../../src/gpu/node.js";
 import { encodePng, writePicturePng } from "../../src/io/png.js";
@@ -125,9 +126,16 @@ function checkSize(gpu: Gpu, { imageSize, batchSize }: TrainOptions): void {
   );
 }
 
+/** The precision that the adapter can train with; says so where it is not the one asked for. */
+export function usablePrecision(gpu: Pick<Gpu, "half">, wanted: Precision, warn: (text: string) => void): Precision {
+  if (wanted === "f32" || gpu.half) return wanted;
+  warn("--precision f16: this adapter has no half precision (shader-f16); training with f32");
+  return "f32";
+}
+
 async function train(
   gpu: Gpu,
-  { o, dir, folder: resumed, from, state }: Start,
+  { o: wanted, dir, folder: resumed, from, state }: Start,
   call: Invocation,
   sources: Sources,
   warn: (text: string) => void,
@@ -135,6 +143,8 @@ async function train(
   onReporter: (reporter: Reporter) => void,
 ): Promise<number> {
   const started = performance.now();
+  // The run's folder says what it was trained with.
+  const o = { ...wanted, precision: usablePrecision(gpu, wanted.precision, warn) };
   checkSize(gpu, o);
   const vgg = o.vggPath === null ? null : await loadVgg(gpu, o.vggPath);
   const model =
@@ -152,6 +162,7 @@ async function train(
     lr: o.lr,
     seed: o.seed,
     freezeEncoderBatchNorm: o.stage === "finetune",
+    precision: o.precision,
   });
   if (resumed && from !== null) {
     await reading(resumed, from, () => restoreOptimizer(trainer, resumed.checkpointPath(from, OPTIMIZER)));

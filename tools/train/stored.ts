@@ -56,7 +56,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   logEvery: integer(1),
   lr: number("a number above 0", (v) => v > 0),
   seed: integer(0),
-  precision: oneOf("f32"),
+  precision: oneOf("f32", "f16"),
 };
 
 const STATE: Readonly<Record<keyof RunState, Check>> = {
