@@ -86,8 +86,8 @@ export async function tuneConvolutions(
   calls: readonly ConvCall[],
   options: TuneOptions = {},
 ): Promise<TuneReport> {
-  const mode = options.mode ?? environmentMode();
-  if (mode === "off" || (mode === "auto" && gpu.adapter.software)) return { measured: 0, known: 0 };
+  if (!tunes(gpu, options)) return { measured: 0, known: 0 };
+  const mode = tuneMode(options);
   const tuned = tunedOf(gpu);
   const stored = mode === "force" ? {} : await readStore(gpu, options);
   const missing: ConvCall[] = [];
@@ -111,7 +111,17 @@ export async function tuneConvolutions(
   return { measured: missing.length, known };
 }
 
-function environmentMode(): TuneMode {
+/**
+ * Whether {@link tuneConvolutions} would measure or read anything on this adapter: there is no use in listing calls where not.
+ * @throws {UserError} when PCONV_TUNE holds another word than off and force
+ */
+export function tunes(gpu: Gpu, options: TuneOptions = {}): boolean {
+  const mode = tuneMode(options);
+  return mode === "force" || (mode === "auto" && !gpu.adapter.software);
+}
+
+function tuneMode({ mode }: TuneOptions): TuneMode {
+  if (mode !== undefined) return mode;
   const word = typeof process === "undefined" ? undefined : process.env["PCONV_TUNE"];
   if (word === undefined || word === "") return "auto";
   if (word === "off" || word === "force") return word;
