@@ -8,6 +8,7 @@
 import { GpuError } from "../errors.js";
 import { decodeHalf, encodeHalf } from "../half.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
+import type { BufferPlan } from "./bufferPlan.js";
 import { BufferPool, type MemoryUse, type Storage, tooLarge } from "./pool.js";
 import type { DispatchTimer } from "./timing.js";
 
@@ -138,7 +139,7 @@ export class Gpu {
     const key = values.join();
     let storage = this.constants.get(key);
     if (!storage) {
-      storage = this.alloc(Math.ceil(values.length / 4) * 16, "constant");
+      storage = this.pool.alloc(Math.ceil(values.length / 4) * 16, "constant", false, true);
       const padded = new Float32Array(storage.bytes / 4);
       padded.set(values);
       this.write(storage, padded);
@@ -149,6 +150,33 @@ export class Gpu {
 
   memory(): MemoryUse {
     return this.pool.memory();
+  }
+
+  /** Nothing runs: a rehearsal only looks at what is allocated and freed. */
+  get rehearsing(): boolean {
+    return this.pool.rehearsing;
+  }
+
+  /**
+   * Runs `record` without the device and plans buffers for what it allocates and frees; what it allocates it must free.
+   * It may neither read back nor wait.
+   */
+  rehearse(record: () => void): BufferPlan {
+    this.check();
+    return this.pool.rehearse(record);
+  }
+
+  /** Runs `record`, whose allocations take the plan's buffers as long as they are those of the rehearsal. */
+  followPlan<T>(plan: BufferPlan, record: () => T): T {
+    this.check();
+    return this.pool.followPlan(plan, record);
+  }
+
+  /** Gives a plan's buffers back. */
+  dropPlan(plan: BufferPlan): void {
+    this.flush();
+    this.bindGroups.clear();
+    this.pool.dropPlan(plan);
   }
 
   /** Records one dispatch; `buffers` follow the kernel's `bindings`. */
@@ -164,7 +192,7 @@ export class Gpu {
       throw new Error(`${kernel.name}: expected ${kernel.bindings.length} buffers, got ${buffers.length}`);
     }
     const [x, y = 1, z = 1] = grid;
-    if (x * y * z === 0) return;
+    if (x * y * z === 0 || this.rehearsing) return;
     if (this.uniformSlots === UNIFORM_SLOTS) this.flush();
     const offset = this.uniformSlots++ * UNIFORM_STRIDE;
     packParams(kernel as Kernel<Params, never>, params, this.uniformBytes, offset);
@@ -229,6 +257,7 @@ export class Gpu {
   /** Copies `values` into `storage`, after everything recorded so far; floats for half storage are rounded to nearest even. */
   write(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
     this.check();
+    if (this.rehearsing && !storage.buffer) return;
     this.flush(); // a queue write overtakes commands that are recorded but not submitted
     // Dawn on Node crashes on memory shared between threads: such views are copied first.
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
@@ -240,6 +269,7 @@ export class Gpu {
   /** Records a copy of the first `bytes` bytes of `from` into `to`. */
   copy(from: Storage, to: Storage, bytes: number): void {
     this.check();
+    if (this.rehearsing) return;
     this.encoder ??= this.device.createCommandEncoder();
     this.pass?.end();
     this.pass = null;

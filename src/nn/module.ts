@@ -48,6 +48,11 @@ export abstract class Module {
     return [...this.own(Parameter, "")].filter(([, p]) => p.requiresGrad);
   }
 
+  /** Counters here and below. */
+  counters(): Counter[] {
+    return [...this.own(Counter, "")].map(([, counter]) => counter);
+  }
+
   /** Sets training mode here and below. */
   train(mode = true): this {
     this.training = mode;

@@ -2,6 +2,7 @@
 import { Tape } from "../autograd/tape.js";
 import type { Precision, Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
+import type { BufferPlan } from "../gpu/bufferPlan.js";
 import type { Storage } from "../gpu/pool.js";
 import { GUARD_BYTES, lossGuard, readGuard } from "../kernels/lossGuard.js";
 import { readScale } from "../kernels/lossScale.js";
@@ -32,6 +33,8 @@ export interface TrainerConfig {
   readonly precision?: Precision;
   /** First scale and growth with `f16`; the defaults are torch's. */
   readonly lossScaling?: LossScalerConfig;
+  /** Computes some activations again in the backward pass instead of keeping them: less memory, more time, the same bits. */
+  readonly gradientCheckpointing?: boolean;
   /** Samples fetched ahead; changes nothing but the waiting. */
   readonly prefetch?: number;
 }
@@ -62,6 +65,13 @@ interface Sample {
   readonly mask: MaskPicture;
 }
 
+/** One recorded step, to be read and then disposed of. */
+interface Recorded {
+  readonly tape: Tape;
+  readonly total: Tensor;
+  readonly terms: ReadonlyMap<LossTerm, Tensor>;
+}
+
 /**
  * Trains a model step by step. Sample i of a run is a function of the seed and i alone, so a trainer whose model, optimizer
  * and `step` are restored continues exactly where the run stood.
@@ -74,6 +84,7 @@ export class Trainer {
   /** Set by the device at the first loss that is not finite. */
   private readonly guard: Storage;
   private readonly inFlight: Promise<unknown>[] = [];
+  private plan: BufferPlan | null = null;
 
   constructor(readonly config: TrainerConfig) {
     const { gpu } = config.model;
@@ -122,22 +133,15 @@ export class Trainer {
   async trainStep(): Promise<StepReport>;
   async trainStep(o: { readonly report: boolean }): Promise<StepReport | null>;
   async trainStep({ report = true }: { readonly report?: boolean } = {}): Promise<StepReport | null> {
-    const { model, loss, imageSize: size, batchSize: n } = this.config;
+    const { model } = this.config;
     const { pixels, valid } = await this.batch();
     const { gpu } = model;
     model.train();
     model.freezeEncoderBatchNorm(this.config.freezeEncoderBatchNorm);
-    const { scaler } = this.optimizer;
-    const tape = new Tape(gpu, { grad: true, precision: this.config.precision ?? "f32" });
+    this.plan ??= this.rehearse(pixels, valid);
+    const { tape, total, terms } = gpu.followPlan(this.plan, () => this.record(pixels, valid));
     try {
-      // A write submits what was recorded before it: both uploads come first.
-      const truth = tape.upload({ n, h: size, w: size, c: 3 }, pixels, "truth");
-      const mask = tape.uploadMask({ n, h: size, w: size }, valid);
-      const { output } = model.forward(tape, truth, mask);
-      const { total, terms } = loss.forward(tape, output, truth, mask);
-      tape.backward(total, scaler?.scale);
-      lossGuard(gpu, this.step + 1, { loss: total.storage, guard: this.guard });
-      this.optimizer.step(this.guard);
+      const { scaler } = this.optimizer;
       this.step++;
       if (!report) {
         gpu.flush();
@@ -162,8 +166,45 @@ export class Trainer {
         ...(scaling && { lossScale: scaling.scale, skipped: scaling.skipped }),
       };
     } finally {
+      tape.dispose();
+    }
+  }
+
+  /** Records everything of one step on a new tape. */
+  private record(pixels: Float32Array, valid: Float32Array): Recorded {
+    const { model, loss, imageSize: size, batchSize: n, precision = "f32" } = this.config;
+    const { gpu } = model;
+    const tape = new Tape(gpu, { grad: true, precision, checkpoint: this.config.gradientCheckpointing ?? false });
+    try {
+      // A write submits what was recorded before it: both uploads come first.
+      const truth = tape.upload({ n, h: size, w: size, c: 3 }, pixels, "truth");
+      const mask = tape.uploadMask({ n, h: size, w: size }, valid);
+      const { output } = model.forward(tape, truth, mask);
+      const { total, terms } = loss.forward(tape, output, truth, mask);
+      tape.backward(total, this.optimizer.scaler?.scale);
+      lossGuard(gpu, this.step + 1, { loss: total.storage, guard: this.guard });
+      this.optimizer.step(this.guard);
+      return { tape, total, terms };
+    } catch (error) {
       this.optimizer.zeroGrad();
       tape.dispose();
+      throw error;
+    }
+  }
+
+  /** The plan of buffers that all steps follow: every step asks for the same ones. Leaves model and optimizer as they are. */
+  private rehearse(pixels: Float32Array, valid: Float32Array): BufferPlan {
+    const { optimizer } = this;
+    const counters = this.config.model.counters();
+    const counts = counters.map((c) => c.value);
+    const { steps } = optimizer;
+    try {
+      return this.config.model.gpu.rehearse(() => {
+        this.record(pixels, valid).tape.dispose();
+      });
+    } finally {
+      counters.forEach((c, i) => (c.value = counts[i]));
+      optimizer.steps = steps;
     }
   }
 
@@ -208,6 +249,8 @@ export class Trainer {
   async close(): Promise<void> {
     await this.prefetcher?.close();
     this.optimizer.free();
-    this.config.model.gpu.free(this.guard);
+    const { gpu } = this.config.model;
+    gpu.free(this.guard);
+    if (this.plan) gpu.dropPlan(this.plan);
   }
 }

@@ -272,3 +272,56 @@ describe("commands", () => {
     runs[0].forEach((bytes, i) => expect(Buffer.compare(bytes, runs[1][i]), `result ${i}`).toBe(0));
   });
 });
+
+describe("buffer plans", () => {
+  const record = (sizes: readonly number[]) => {
+    const first = gpu().alloc(sizes[0], "first");
+    const second = gpu().alloc(sizes[1], "second");
+    gpu().free(first);
+    const third = gpu().alloc(sizes[2], "third");
+    for (const storage of [second, third]) gpu().free(storage);
+    return [first, second, third];
+  };
+
+  it("are followed as rehearsed, run after run, and given back", () => {
+    const before = gpu().memory().allocated;
+    const plan = gpu().rehearse(() => void record([4096, 512, 2048]));
+    expect(gpu().memory().allocated).toBe(before);
+    const runs = [1, 2].map(() =>
+      gpu()
+        .followPlan(plan, () => record([4096, 512, 2048]))
+        .map((s) => s.buffer),
+    );
+    expect(runs[0]).toEqual(runs[1]);
+    expect(runs[0][2]).toBe(runs[0][0]);
+    expect(runs[0][1]).not.toBe(runs[0][0]);
+    expect(gpu().memory().allocated).toBe(before + 4096 + 512);
+    gpu().dropPlan(plan);
+    expect(gpu().memory().allocated).toBe(before);
+  });
+
+  it("are left where something else is asked for", () => {
+    const plan = gpu().rehearse(() => void record([4096, 512, 2048]));
+    const [a, b, c] = gpu().followPlan(plan, () => record([4096, 1024, 2048]));
+    expect(new Set([a.buffer, b.buffer, c.buffer]).size).toBe(3);
+    expect(b.bytes).toBe(1024);
+    gpu().dropPlan(plan);
+  });
+
+  it("cannot be made of commands that keep a buffer, and a rehearsal runs nothing", async () => {
+    const kept = gpu().alloc(256, "kept");
+    gpu().write(kept, new Float32Array(64).fill(1));
+    expect(() =>
+      gpu().rehearse(() => {
+        gpu().alloc(256, "lost");
+      }),
+    ).toThrow("rehearse: 1 buffers were not given back");
+    gpu().rehearse(() => {
+      weightedSum(gpu(), 16, { alpha: 2 }, { a: gpu().constant([5, 5, 5, 5]), y: kept });
+    });
+    expect((await gpu().read(kept))[0]).toEqual(new Float32Array(64).fill(1));
+    // A constant that a rehearsal asked for first is as good as any.
+    expect([...(await gpu().read(gpu().constant([5, 5, 5, 5])))[0]]).toEqual([5, 5, 5, 5]);
+    gpu().free(kept);
+  });
+});

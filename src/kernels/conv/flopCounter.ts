@@ -25,6 +25,9 @@ const SLOTS = 4096;
 
 const attached = new WeakMap<Gpu, FlopCounter>();
 
+/** A rehearsal counts nothing. */
+const counterOf = (gpu: Gpu): FlopCounter | undefined => (gpu.rehearsing ? undefined : attached.get(gpu));
+
 /** What the device still counts: `flops` for each unit in a slot. */
 interface Pending {
   readonly kernel: string;
@@ -127,7 +130,7 @@ export function plainFlops(s: ConvShape): number {
  * @param directShare operations of the direct form for each that the passes execute
  */
 export function counted(gpu: Gpu, kernel: string, textbook: number, run: () => void, directShare = 1): void {
-  const counter = attached.get(gpu);
+  const counter = counterOf(gpu);
   if (counter) counter.within(kernel, textbook, directShare, run);
   else run();
 }
@@ -182,7 +185,7 @@ export function countGather(
   tilePixels: number,
   live: Storage | undefined,
 ): void {
-  const counter = attached.get(gpu);
+  const counter = counterOf(gpu);
   if (!counter) return;
   const kernel = direction === "forward" ? "pconvForward" : "pconvBackwardInput";
   if (!counter.inScope) counter.within(kernel, plainFlops(s), 1, () => undefined);
@@ -238,7 +241,7 @@ export function countWeight(
   chunkRows: number,
   live: { readonly mask: Storage; readonly n: number } | undefined,
 ): void {
-  const counter = attached.get(gpu);
+  const counter = counterOf(gpu);
   if (!counter) return;
   const kernel = "pconvBackwardWeight";
   if (!counter.inScope) counter.within(kernel, imagePerTap ? plainFlops({ ...s, kernel: [1, 1] }) : plainFlops(s), 1, () => undefined); // prettier-ignore
