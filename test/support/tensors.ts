@@ -82,12 +82,25 @@ export class Scratch {
     return this.floats(padChannels(values, c));
   }
 
+  /** Uploads rows of `c` channels as float16; values that are not are rounded. */
+  halfActivation(values: ArrayLike<number>, c: number): Storage {
+    return this.halves(padChannels(values, c));
+  }
+
+  private halves(values: Float32Array): Storage {
+    const storage = this.gpu.alloc(values.length * 2, "test input", true);
+    this.owned.push(storage);
+    this.gpu.write(storage, values);
+    return storage;
+  }
+
   weight(values: ArrayLike<number>, taps: number, c: number, k: number): Storage {
     return this.floats(padWeight(values, taps, c, k));
   }
 
-  private output(name: string, floats: number, decode: (values: Float32Array) => Float32Array): Output {
-    const storage = this.floats(new Float32Array(floats + GUARD).fill(NaN));
+  private output(name: string, floats: number, decode: (values: Float32Array) => Float32Array, half = false): Output {
+    const unwritten = new Float32Array(floats + GUARD).fill(NaN);
+    const storage = half ? this.halves(unwritten) : this.floats(unwritten);
     return {
       storage,
       decode: (values) => {
@@ -101,9 +114,9 @@ export class Scratch {
     return this.output(name, count, (v) => v);
   }
 
-  /** `rows` rows of `c` channels (pixels of an activation). */
-  outActivation(name: string, rows: number, c: number): Output {
-    return this.output(name, rows * padded(c), (v) => unpadChannels(name, v, c));
+  /** `rows` rows of `c` channels (pixels of an activation), of float16 if `half`. */
+  outActivation(name: string, rows: number, c: number, half = false): Output {
+    return this.output(name, rows * padded(c), (v) => unpadChannels(name, v, c), half);
   }
 
   outWeight(name: string, taps: number, c: number, k: number): Output {
