@@ -5,7 +5,8 @@ import type { Gpu } from "../../src/gpu/gpu.js";
 export async function withBindingLimit<T>(gpu: Gpu, bytes: number, run: () => Promise<T>): Promise<T> {
   const { limits } = gpu;
   const smaller = new Proxy(limits, {
-    get: (target, name) => (name === "maxStorageBufferBindingSize" ? bytes : Reflect.get(target, name, target)),
+    get: (target, name) =>
+      name === "maxStorageBufferBindingSize" ? bytes : (Reflect.get(target, name, target) as unknown),
   });
   Object.defineProperty(gpu, "limits", { value: smaller, configurable: true, writable: true });
   try {
