@@ -14,8 +14,11 @@ import {
 import type { TrainerConfig } from "./trainer.js";
 import { PConvUNet } from "./unet.js";
 
-/** What of a training run decides its convolutions. */
-export type TunedStep = Pick<TrainerConfig, "model" | "loss" | "imageSize" | "batchSize" | "precision">;
+/** What of a training run decides its convolutions, and the memory of a step. */
+export type TunedStep = Pick<
+  TrainerConfig,
+  "model" | "loss" | "imageSize" | "batchSize" | "precision" | "gradientCheckpointing"
+>;
 
 /** What is listed leaves garbage in the pool's buffers, and buffers of sizes that nothing else has. */
 async function tune(gpu: Gpu, run: () => void, options: TuneOptions): Promise<TuneReport> {
@@ -34,14 +37,14 @@ async function tune(gpu: Gpu, run: () => void, options: TuneOptions): Promise<Tu
  * @throws {UserError} when PCONV_TUNE holds another word than off and force
  */
 export async function tuneTraining(step: TunedStep, options: TuneOptions = {}): Promise<TuneReport> {
-  const { loss, imageSize, batchSize: n, precision = "f32" } = step;
+  const { loss, imageSize, batchSize: n, precision = "f32", gradientCheckpointing: checkpoint = false } = step;
   const { gpu, config } = step.model;
   if (!tunes(gpu, options)) return { measured: 0, known: 0 };
   // A step of garbage would go into the running statistics of batch norm.
   const model = new PConvUNet(gpu, config);
   const run = () => {
     model.train();
-    const tape = new Tape(gpu, { grad: true, precision });
+    const tape = new Tape(gpu, { grad: true, precision, checkpoint });
     try {
       const truth = tape.alloc({ n, h: imageSize, w: imageSize, c: 3 }, "tuning");
       const mask = tape.allocMask({ n, h: imageSize, w: imageSize }, null, true);

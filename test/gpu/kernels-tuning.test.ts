@@ -81,7 +81,7 @@ describe("tuneConvolutions", () => {
       measured: 2,
       known: 0,
     });
-    expect(progress).toEqual(["1/2", "2/2"]);
+    expect(progress).toEqual(["0/2", "1/2", "2/2"]);
     expect(gatherCandidates(device, forward)).toContainEqual(tunedOf(device).gather(forward));
     expect(weightCandidates(device, weight)).toContainEqual(tunedOf(device).weight(weight));
 

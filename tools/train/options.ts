@@ -6,6 +6,7 @@ import type { Precision } from "../../src/autograd/tensor.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
 import type { LossVariant } from "../../src/pconv/loss.js";
 import { above, integer } from "../command.js";
+import { TUNING_HELP } from "../tuning.js";
 
 /** Everything that a run depends on, as config.json keeps it. */
 export interface TrainOptions {
@@ -34,6 +35,7 @@ export interface TrainOptions {
   readonly lr: number;
   readonly seed: number;
   readonly precision: Precision;
+  readonly gradientCheckpointing: boolean;
 }
 
 /** How this start of the command behaves; not part of the run. */
@@ -168,6 +170,11 @@ export function trainCommand(): Command {
         .choices(["f32", "f16"])
         .default("f32"),
     )
+    .option(
+      "--gradient-checkpointing",
+      "compute some activations again in the backward pass instead of keeping them: less memory, more time, the same bits",
+    )
+    .option("--no-gradient-checkpointing", "keep them, which is the default; for runs that are resumed")
     .option("--json", "a line of JSON for each logged step on stdout")
     .option("--debug", "show stack traces")
     .addHelpText(
@@ -185,7 +192,9 @@ by the logged training losses without --validation. Ctrl-C saves a checkpoint an
 
 Lines of --json (terms that the run leaves out are 0):
   {"step","epoch","loss","terms":{"valid","hole","perceptual","styleOut","styleComp","tv"},"lr","imagesPerSecond"}
-with --precision f16 also "lossScale" (of the next step) and "skipped" (steps so far whose gradients overflowed).`,
+with --precision f16 also "lossScale" (of the next step) and "skipped" (steps so far whose gradients overflowed).
+
+${TUNING_HELP}`,
     );
 }
 
@@ -239,6 +248,7 @@ export function invocation(command: Command): Invocation {
     lr: number("lr", finetune ? 5e-5 : paper ? 2e-4 : 1e-4),
     seed: number("seed", 1),
     precision: o["precision"] as Precision,
+    gradientCheckpointing: o["gradientCheckpointing"] === true,
   };
   return { out: text("out"), resume: o["resume"] === true, json: o["json"] === true, given, epochs, options };
 }

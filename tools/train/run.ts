@@ -12,9 +12,11 @@ import { readSafetensors, writeSafetensors } from "../../src/io/safetensors.js";
 import { loadUNet } from "../../src/io/unetFile.js";
 import { loadVgg } from "../../src/io/vggFile.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
-import { Trainer } from "../../src/pconv/trainer.js";
+import { Trainer, type TrainerConfig } from "../../src/pconv/trainer.js";
+import { tuneTraining } from "../../src/pconv/tuneNetwork.js";
 import type { PConvUNet } from "../../src/pconv/unet.js";
 import { unetToSafetensors } from "../../src/pconv/unetWeights.js";
+import { withTuning } from "../tuning.js";
 import { meanPsnr, sampleStrip, VALIDATION_IMAGES } from "./measure.js";
 import { checkModel, MODEL, startingModel } from "./model.js";
 import { checkNewRun, type Invocation, runsFolder, type TrainOptions } from "./options.js";
@@ -152,7 +154,7 @@ async function train(
       ? await reading(resumed, from, () => loadUNet(gpu, resumed.checkpointPath(from, MODEL)))
       : await startingModel(gpu, o);
   if (resumed) checkModel(model, o, dir, "undo the changes to config.json");
-  const trainer = new Trainer({
+  const config: TrainerConfig = {
     model,
     loss: new InpaintingLoss({ variant: o.loss, vgg }),
     images: sources.images,
@@ -163,7 +165,10 @@ async function train(
     seed: o.seed,
     freezeEncoderBatchNorm: o.stage === "finetune",
     precision: o.precision,
-  });
+    gradientCheckpointing: o.gradientCheckpointing,
+  };
+  await withTuning(gpu, warn, (options) => tuneTraining(config, options));
+  const trainer = new Trainer(config);
   if (resumed && from !== null) {
     await reading(resumed, from, () => restoreOptimizer(trainer, resumed.checkpointPath(from, OPTIMIZER)));
     trainer.step = state.step;

@@ -57,6 +57,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   lr: number("a number above 0", (v) => v > 0),
   seed: integer(0),
   precision: oneOf("f32", "f16"),
+  gradientCheckpointing: boolean,
 };
 
 const STATE: Readonly<Record<keyof RunState, Check>> = {
@@ -80,6 +81,7 @@ const CHANGEABLE: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(
   "saveEvery",
   "logEvery",
   "lr",
+  "gradientCheckpointing",
 ]);
 const PATHS: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(["train", "masks", "checkpoint"]);
 
@@ -114,7 +116,8 @@ export function resumedOptions(
   call: Invocation,
   where: string,
 ): TrainOptions {
-  const complete = { logEvery: 1, ...stored }; // runs of version 0.1 had no such option, and logged every step
+  // Runs of version 0.1 had no such options: they logged every step and kept every activation.
+  const complete = { logEvery: 1, gradientCheckpointing: false, ...stored };
   checkKeys(complete, OPTIONS, where, "undo the changes to the file, or start a new run");
   const run = complete as unknown as TrainOptions;
   const { options, given } = call;

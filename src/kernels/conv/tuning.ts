@@ -47,7 +47,7 @@ export interface TuneOptions {
   readonly store?: TuningStore | undefined;
   /** Instead of what PCONV_TUNE says. */
   readonly mode?: TuneMode | undefined;
-  /** Told of every class measured so far, of how many. */
+  /** Told how many classes are measured, of how many, from 0 on. */
   readonly onProgress?: (done: number, total: number) => void;
   /** Told of a store that cannot be read or written; tuning goes on without it. */
   readonly onWarning?: (message: string) => void;
@@ -102,6 +102,7 @@ export async function tuneConvolutions(
     else missing.push(call);
   }
   if (missing.length === 0) return { measured: 0, known };
+  options.onProgress?.(0, missing.length);
   await warmUp(gpu, missing[0]);
   for (const [i, call] of missing.entries()) {
     tuned.choices.set(callClass(call), await fastest(gpu, call));
