@@ -15,7 +15,7 @@ import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { gather, weightPass } from "./conv/backend.js";
 import { counted, plainFlops } from "./conv/flopCounter.js";
-import { type ActivationShape, type ConvShape, vec4s } from "./shape.js";
+import { type ActivationShape, type ConvShape, squareWindow, vec4s } from "./shape.js";
 
 export const gramForwardKernel = defineKernel({
   name: "gramForward",
@@ -56,14 +56,7 @@ ${linearMain(
 const factorOf = (s: ActivationShape) => 1 / (s.c * s.h * s.w);
 
 /** The 1x1 convolution from the features to as many channels. */
-const pixelwise = (s: ActivationShape): ConvShape => ({
-  ...s,
-  k: s.c,
-  kernel: [1, 1],
-  stride: [1, 1],
-  padding: [0, 0],
-  dilation: [1, 1],
-});
+const pixelwise = (s: ActivationShape): ConvShape => ({ ...s, k: s.c, ...squareWindow(1) });
 
 /** Bytes of one square matrix per image, rows and columns padded. */
 const squareBytes = (s: ActivationShape) => s.n * 16 * vec4s(s.c) ** 2 * 4;

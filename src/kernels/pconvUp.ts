@@ -15,7 +15,7 @@ import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
 import { convolve, convolveWeight } from "./conv/engine.js";
 import { counted } from "./conv/flopCounter.js";
-import type { ConvShape } from "./shape.js";
+import { type ConvShape, squareWindow } from "./shape.js";
 import { type JoinedChannels, upWeight, upWeightBackward, upWeightBytes } from "./upWeight.js";
 
 /** Sizes of the output; even height and width. */
@@ -37,10 +37,7 @@ const lowShape = (s: UpShape): ConvShape => ({
   w: s.w,
   c: s.k,
   k: s.low,
-  kernel: [4, 4],
-  stride: [2, 2],
-  padding: [1, 1],
-  dilation: [1, 1],
+  ...squareWindow(4, 2, 1),
 });
 
 const skipShape = (s: UpShape): ConvShape => ({
@@ -49,10 +46,7 @@ const skipShape = (s: UpShape): ConvShape => ({
   w: s.w,
   c: s.skip,
   k: s.k,
-  kernel: [3, 3],
-  stride: [1, 1],
-  padding: [1, 1],
-  dilation: [1, 1],
+  ...squareWindow(3, 1, 1),
 });
 
 export interface PConvUpBuffers {

@@ -30,6 +30,15 @@ export interface ConvShape extends ActivationShape {
   readonly output?: readonly [p: number, q: number];
 }
 
+/** A square window, undilated: the part of a {@link ConvShape} that does not depend on the activation. */
+export const squareWindow = (kernel: number, stride = 1, padding = 0) =>
+  ({
+    kernel: [kernel, kernel],
+    stride: [stride, stride],
+    padding: [padding, padding],
+    dilation: [1, 1],
+  }) as const satisfies Partial<ConvShape>;
+
 /**
  * Output height and width of a convolution.
  * @throws {ShapeError} when a size is not a positive integer or the window does not fit the padded input.

@@ -11,8 +11,7 @@
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
 import { FLAG, GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
-
-export const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+import { range } from "./range.js";
 
 /**
  * WGSL that follows the prelude: `taps_of`, `Walk`, `start_walk`, `advance`, `is_computed`, `finish`.

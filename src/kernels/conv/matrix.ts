@@ -15,8 +15,9 @@
 import { defineKernel, type Kernel } from "../../gpu/kernel.js";
 import { workgroupGrid, workgroupId } from "../../gpu/linear.js";
 import { GATHER_BINDINGS, GATHER_PARAMS, type TileSize } from "./gather.js";
-import { gatherTileWgsl, range, tileFill, tileReads } from "./gatherTile.js";
+import { gatherTileWgsl, tileFill, tileReads } from "./gatherTile.js";
 import { MATRIX_EXTENSION, type MatrixLanguage, type MatrixUnit } from "./matrixUnit.js";
+import { range } from "./range.js";
 
 export interface MatrixSpec {
   /** The tile of a workgroup. */

@@ -6,6 +6,7 @@
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import { defineKernel } from "../../gpu/kernel.js";
 import { GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
+import { range } from "./range.js";
 
 export interface RegisterSpec {
   readonly pixels: number;
@@ -22,8 +23,6 @@ export const registerSpec = (out4: number): RegisterSpec =>
   out4 > 1 ? { pixels: 4, channels4: 2 } : { pixels: 8, channels4: 1 };
 
 export const registerTile = (spec: RegisterSpec): TileSize => ({ ...spec, grid: linearGrid });
-
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 export const gatherRegisterKernel = defineKernel({
   name: "gatherRegister",

@@ -13,6 +13,7 @@ import type { Grid } from "../../gpu/gpu.js";
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupGrid, workgroupId } from "../../gpu/linear.js";
 import { GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
+import { range } from "./range.js";
 
 export interface SubgroupSpec {
   /** Lanes of a subgroup: the adapter's only subgroup size. */
@@ -28,8 +29,6 @@ export const subgroupTile = (spec: SubgroupSpec): TileSize => ({
   channels4: spec.lanesK,
   grid: (tiles: number): Grid => workgroupGrid(tiles),
 });
-
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 export const gatherSubgroupKernel = defineKernel({
   name: "gatherSubgroup",

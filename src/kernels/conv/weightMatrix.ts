@@ -5,7 +5,7 @@
  */
 import { defineKernel, type Kernel } from "../../gpu/kernel.js";
 import { workgroupId } from "../../gpu/linear.js";
-import { range } from "./gatherTile.js";
+import { range } from "./range.js";
 import { MATRIX_EXTENSION, type MatrixLanguage, type MatrixUnit } from "./matrixUnit.js";
 import { WEIGHT_BINDINGS, WEIGHT_PARAMS } from "./weightPass.js";
 import { weightReads, weightTileWgsl } from "./weightTile.js";

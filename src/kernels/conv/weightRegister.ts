@@ -4,6 +4,7 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
+import { range } from "./range.js";
 import { WEIGHT_BINDINGS, WEIGHT_PARAMS, WEIGHT_PRELUDE } from "./weightPass.js";
 
 export interface WeightRegisterSpec {
@@ -11,8 +12,6 @@ export interface WeightRegisterSpec {
   readonly in4: number;
   readonly out4: number;
 }
-
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 export const weightRegisterKernel = defineKernel({
   name: "weightRegister",

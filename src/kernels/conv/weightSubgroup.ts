@@ -5,6 +5,7 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupId } from "../../gpu/linear.js";
+import { range } from "./range.js";
 import { WEIGHT_BINDINGS, WEIGHT_PARAMS, WEIGHT_PRELUDE } from "./weightPass.js";
 
 export interface WeightSubgroupSpec {
@@ -15,8 +16,6 @@ export interface WeightSubgroupSpec {
 export const SUBGROUP_ROWS4 = 4;
 /** Output pixels dealt with at a time; each sum is read and written once for them. */
 export const SUBGROUP_STEP = 4;
-
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 export const weightSubgroupKernel = defineKernel({
   name: "weightSubgroup",

@@ -4,7 +4,7 @@
  * Rows are (tap, c4). Normally a tile is any run of them, so that three input channels of 49 taps fill tiles as well as
  * 512 of nine; with `imagePerTap` every tap sums over pixels of its own, and a tile stays within one.
  */
-import { range } from "./gatherTile.js";
+import { range } from "./range.js";
 import { WEIGHT_PRELUDE } from "./weightPass.js";
 
 /**

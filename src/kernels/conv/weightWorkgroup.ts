@@ -9,7 +9,7 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupId } from "../../gpu/linear.js";
-import { range } from "./gatherTile.js";
+import { range } from "./range.js";
 import { WEIGHT_BINDINGS, WEIGHT_PARAMS } from "./weightPass.js";
 import { weightReads, weightTileWgsl } from "./weightTile.js";
 

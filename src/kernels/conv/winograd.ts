@@ -12,7 +12,7 @@
  */
 import type { Gpu } from "../../gpu/gpu.js";
 import type { Storage } from "../../gpu/pool.js";
-import { convOutputSize, type ConvShape, vec4s } from "../shape.js";
+import { convOutputSize, type ConvShape, squareWindow, vec4s } from "../shape.js";
 import { weightedSum } from "../weightedSum.js";
 import type { WeightPassBuffers } from "./backend.js";
 import { type Direction, FLAG, type GatherBuffers, type GatherOptions } from "./gather.js";
@@ -60,10 +60,7 @@ const productShape = (t: TileRows, c: number, k: number): ConvShape => ({
   w: t.tilesX,
   c,
   k,
-  kernel: [1, 1],
-  stride: [1, 1],
-  padding: [0, 0],
-  dilation: [1, 1],
+  ...squareWindow(1),
 });
 
 /** Runs of tile rows over an output of n x h x w, each with at most RUN_BYTES of transformed tiles of `channels4` vec4s. */

@@ -23,6 +23,7 @@ import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
 import { EPILOGUE } from "./gather.js";
+import { range } from "./range.js";
 
 /** One run of tile rows over an activation of n images of h x w pixels. */
 export interface TileRows {
@@ -50,7 +51,6 @@ const TILE_PARAMS = {
 
 const tileParams = ({ h, w, c4, tilesY, tilesX, row0, rows }: TileRows) => ({ h, w, c4, tilesY, tilesX, row0, rows });
 
-const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 const R4 = range(4);
 
 /** Where this invocation's tile lies: image n, tile (ty, tx) and vec4 c; `tile` counts within the run. */

@@ -20,7 +20,8 @@
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupGrid, workgroupId } from "../../gpu/linear.js";
 import { GATHER_BINDINGS, GATHER_PARAMS, type TileSize } from "./gather.js";
-import { gatherTileWgsl, range, tileFill, tileReads } from "./gatherTile.js";
+import { gatherTileWgsl, tileFill, tileReads } from "./gatherTile.js";
+import { range } from "./range.js";
 
 export interface WorkgroupSpec {
   /** The tile of a workgroup. */
