@@ -1,38 +1,41 @@
 /**
  * Deliberate mistakes in kernels, autograd, U-Net and loss; each must make a test fail (see mutants.mjs).
  *
- * `find` occurs exactly once in `file`; `tests` are the files that must catch it, without folder and ending.
+ * `find` occurs exactly once in `file`; `tests` are the files that must catch it, without ending: those of test/gpu by their
+ * names, others with their folder. `only`, where it is given, is part of the names of the tests in them that are run: long files
+ * would take minutes for each mutant.
  */
+import { engine } from "./mutants.engine.mjs";
 import { kernels } from "./mutants.kernels.mjs";
 
 const autograd = [
   {
     name: "mask ignored in the layer",
-    file: "src/autograd/ops/conv2d.ts",
+    file: "src/autograd/ops/pconvSums.ts",
     find: "mask ? maskMultiply(tape, x, mask) : x",
     replace: "x",
     why: "the convolution must not see what stands in holes",
     tests: ["autograd"],
   },
   {
-    name: "dw without the ratio",
-    file: "src/autograd/ops/conv2d.ts",
-    find: "{ x: x.storage, dy: g.storage, dw: dw.storage }",
-    replace: "{ x: x.storage, dy: dy.storage, dw: dw.storage }",
-    why: "dy goes through the ratio before it meets x",
+    name: "gradients without the ratio",
+    file: "src/kernels/pixelScale.ts",
+    find: "dy[id] * s$",
+    replace: "dy[id]$",
+    why: "dy goes through the ratio before it meets x and the weight",
     tests: ["autograd"],
   },
   {
     name: "db counts holes",
-    file: "src/autograd/ops/conv2d.ts",
-    find: "weight: ratio?.biasScale, sum: db.storage",
+    file: "src/autograd/ops/pconv2d.ts",
+    find: "weight: ratio.biasScale, sum: db.storage",
     replace: "sum: db.storage",
     why: "where no bias was added it has no gradient",
     tests: ["autograd"],
   },
   {
     name: "one ratio for all kernel sizes",
-    file: "src/autograd/ops/conv2d.ts",
+    file: "src/autograd/ops/pconvRatio.ts",
     find: "JSON.stringify([s.kernel, s.stride,",
     replace: "JSON.stringify([s.stride,",
     why: "ratios are kept by geometry",
@@ -56,16 +59,16 @@ const autograd = [
   },
   {
     name: "batch norm's statistics count holes when `valid`",
-    file: "src/autograd/ops/batchNorm.ts",
-    find: "mask: validOnly ? mask.storage : undefined,",
-    replace: "mask: undefined,",
+    file: "src/autograd/ops/normalize.ts",
+    find: 'o.statistics === "valid" ? valid?.mask : undefined',
+    replace: "undefined",
     why: "zeros in holes would pull mean and variance down",
     tests: ["autograd"],
   },
   {
     name: "batch norm's gradient ignores its statistics",
-    file: "src/autograd/ops/batchNorm.ts",
-    find: 'o.mode === "fixed" ? "fixed" : validOnly ? "valid" : "all"',
+    file: "src/autograd/ops/normalize.ts",
+    find: 'n.options.mode === "fixed" ? "fixed" : counted',
     replace: '"fixed"',
     why: "batch statistics depend on x",
     tests: ["autograd"],
@@ -147,17 +150,17 @@ const networks = [
   },
   {
     name: "concat order swapped",
-    file: "src/pconv/unet.ts",
-    find: 'order === "up-skip" ? concat(tape, large, skip.x) : concat(tape, skip.x, large)',
-    replace: 'order === "up-skip" ? concat(tape, skip.x, large) : concat(tape, large, skip.x)',
+    file: "src/autograd/ops/pconvSums.ts",
+    find: 'lowFirst: order === "up-skip"',
+    replace: 'lowFirst: order !== "up-skip"',
     why: "weights of other implementations and the mask groups follow the order",
     tests: ["unet"],
   },
   {
     name: "bias in a skip link's holes not masked",
-    file: "src/pconv/unet.ts",
-    find: "if (below.zeroUnder === m && skip.x.zeroUnder === skip.mask) joined",
-    replace: "joined",
+    file: "src/autograd/ops/pconvSums.ts",
+    find: "maskMultiply(tape, skip.x, skip.mask)",
+    replace: "skip.x",
     why: "PConv-Keras leaves its bias there",
     tests: ["unet"],
   },
@@ -255,4 +258,4 @@ const loss = [
   },
 ];
 
-export const MUTANTS = [...kernels, ...autograd, ...networks, ...loss];
+export const MUTANTS = [...kernels, ...engine, ...autograd, ...networks, ...loss];

@@ -60,7 +60,7 @@ function mutate(mutant, text) {
   return text.replace(mutant.find, () => mutant.replace);
 }
 
-const testFile = (name) => `test/gpu/${name}.test.ts`;
+const testFile = (name) => `test/${name.includes("/") ? name : `gpu/${name}`}.test.ts`;
 
 /** A copy of everything that git tracks or would track, with the installed packages linked. */
 function copyTree(to) {
@@ -75,12 +75,19 @@ function copyTree(to) {
 
 const running = new Set();
 
-/** Runs vitest on some files (all of them for an empty list) in a copy; what failed, and what it printed. */
-function runTests(folder, files) {
+/** A regular expression for the text itself. */
+const literal = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+
+/**
+ * Runs vitest in a copy on some files (all of them for an empty list), or on the tests with `only` in their names.
+ * @returns what passed and failed, and what it printed
+ */
+function runTests(folder, files, only) {
   const report = join(folder, "mutants-report.json");
   rmSync(report, { force: true });
   const vitest = join(ROOT, "node_modules", "vitest", "vitest.mjs");
   const args = [vitest, "run", ...files, "--bail", "1", "--reporter", "json", "--outputFile", report];
+  if (only !== undefined) args.push("-t", literal(only));
   const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
   running.add(child);
   let output = "";
@@ -94,7 +101,8 @@ function runTests(folder, files) {
           .filter((test) => test.status === "failed")
           .map((test) => ({ file: suite.name, test: test.fullName.trim(), message: test.failureMessages.join("\n") })),
       );
-      resolve({ code, failures, passed: suites.flatMap((s) => s.assertionResults).length - failures.length, output });
+      const passed = suites.flatMap((s) => s.assertionResults).filter((test) => test.status === "passed").length;
+      resolve({ code, failures, passed, output });
     });
   });
 }
@@ -152,15 +160,25 @@ async function main() {
     for (const cwd of folders) execFileSync(process.execPath, [join(ROOT, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"], { cwd, stdio: "inherit" }); // prettier-ignore
   }
   const files = (m) => (given.full ? [] : m.tests.map(testFile));
-  const all = [...new Set(wanted.flatMap(files))];
-  console.log(`testing the unmutated copy: ${given.full ? "all tests" : `${all.length} files`}`);
-  const clean = await runTests(folders[0], all);
-  if (clean.code !== 0) {
-    const [first] = clean.failures;
-    const what = first ? `${first.file}: ${first.test}\n${first.message}` : clean.output.slice(-3000);
-    refuse(`expected the unmutated tests to pass, got\n${what}`, "mend the tests first: npm test");
+  const only = (m) => (given.full ? undefined : m.only);
+  const whole = new Set(wanted.filter((m) => only(m) === undefined).flatMap(files));
+  const parts = new Map(wanted.filter((m) => only(m) !== undefined).map((m) => [`${files(m)} ${m.only}`, m]));
+  console.log(
+    `testing the unmutated copy: ${given.full ? "all tests" : `${whole.size} files, parts of ${parts.size}`}`,
+  );
+  const runs = [...(given.full || whole.size > 0 ? [{ files: [...whole] }] : [])];
+  for (const m of parts.values()) runs.push({ files: files(m), only: m.only });
+  let passed = 0;
+  for (const run of runs) {
+    const clean = await runTests(folders[0], run.files, run.only);
+    if (clean.code !== 0 || clean.passed === 0) {
+      const [first] = clean.failures;
+      const what = first ? `${first.file}: ${first.test}\n${first.message}` : clean.output.slice(-3000);
+      refuse(`expected the unmutated tests to pass, got\n${what}`, "mend the tests first: npm test");
+    }
+    passed += clean.passed;
   }
-  console.log(`unmutated: ${clean.passed} tests pass (${seconds(Date.now() - started)})`);
+  console.log(`unmutated: ${passed} tests pass (${seconds(Date.now() - started)})`);
 
   const mutantsStarted = Date.now();
   let next = 0;
@@ -172,7 +190,7 @@ async function main() {
       const path = join(folder, m.file);
       const original = readFileSync(path, "utf8");
       writeFileSync(path, m.text);
-      const { killed, text } = verdict(await runTests(folder, files(m)));
+      const { killed, text } = verdict(await runTests(folder, files(m), only(m)));
       writeFileSync(path, original);
       done++;
       if (!killed) survivors.push(m.name);
