@@ -14,37 +14,34 @@ import {
 import type { TrainerConfig } from "./trainer.js";
 import { PConvUNet } from "./unet.js";
 
-/** What of a training run decides its convolutions, and the memory of a step. */
-export type TunedStep = Pick<
-  TrainerConfig,
-  "model" | "loss" | "imageSize" | "batchSize" | "precision" | "gradientCheckpointing"
->;
+/** What of a training run decides its convolutions. */
+export type TunedStep = Pick<TrainerConfig, "model" | "loss" | "imageSize" | "batchSize" | "precision">;
 
-/** What is listed leaves garbage in the pool's buffers, and buffers of sizes that nothing else has. */
+/** Lists in a rehearsal, which takes neither memory nor time of the device; gives the memory of the measurements back. */
 async function tune(gpu: Gpu, run: () => void, options: TuneOptions): Promise<TuneReport> {
+  const calls = await collectConvolutions(gpu, () => void gpu.rehearse(run));
   try {
-    return await tuneConvolutions(gpu, await collectConvolutions(gpu, run), options);
+    return await tuneConvolutions(gpu, calls, options);
   } finally {
     gpu.trim();
   }
 }
 
 /**
- * Tunes the convolutions of a training step before the first one. It takes as much memory as a step; the model is only looked at.
+ * Tunes the convolutions of a training step before the first one. The model is only looked at.
  * @example
  * await tuneTraining(config, { store: tuningFile(model.gpu.adapter) }); // Node; a browser passes a store of its own
  * const trainer = new Trainer(config);
  * @throws {UserError} when PCONV_TUNE holds another word than off and force
  */
 export async function tuneTraining(step: TunedStep, options: TuneOptions = {}): Promise<TuneReport> {
-  const { loss, imageSize, batchSize: n, precision = "f32", gradientCheckpointing: checkpoint = false } = step;
+  const { loss, imageSize, batchSize: n, precision = "f32" } = step;
   const { gpu, config } = step.model;
   if (!tunes(gpu, options)) return { measured: 0, known: 0 };
-  // A step of garbage would go into the running statistics of batch norm.
-  const model = new PConvUNet(gpu, config);
   const run = () => {
-    model.train();
-    const tape = new Tape(gpu, { grad: true, precision, checkpoint });
+    // One of its own: a step leaves gradients behind, and counts.
+    const model = new PConvUNet(gpu, config);
+    const tape = new Tape(gpu, { grad: true, precision });
     try {
       const truth = tape.alloc({ n, h: imageSize, w: imageSize, c: 3 }, "tuning");
       const mask = tape.allocMask({ n, h: imageSize, w: imageSize }, null, true);

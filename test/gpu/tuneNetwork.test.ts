@@ -77,7 +77,7 @@ describe("tuneTraining", () => {
     expect(await tuneTraining(again, { store })).toEqual({ measured: 0, known: report.measured });
     expect(later.memory().inUse).toBe(inUse);
     expect(tunedOf(later).choices).toEqual(tunedOf(device).choices);
-  });
+  }, 300_000); // with cold caches
 });
 
 describe("tuneInference", () => {
