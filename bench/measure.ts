@@ -4,6 +4,8 @@ import type { Flops } from "./flops.js";
 import type { Peaks } from "./peak.js";
 import { alternate, type Sampler, type Times } from "./sampling.js";
 import { FlopCounter } from "../src/kernels/conv/flopCounter.js";
+import type { TuneOptions } from "../src/kernels/conv/tuning.js";
+import { tuneWorkloads } from "./tuning.js";
 import type { Case, Check, Workload } from "./workload.js";
 
 /**
@@ -196,16 +198,20 @@ export async function checkFresh(
   return { check: await workload.check(), counted };
 }
 
-/** Measures some cases in turns, then checks each on fresh inputs. The plain convolution among them is what `toPlain` relates to. */
+/**
+ * Measures some cases in turns, then checks each on fresh inputs. The plain convolution among them is what `toPlain` relates to.
+ * @param tuning how their convolutions are tuned before; not at all where it is absent
+ */
 export async function measureGroup(
   gpu: Gpu,
   cases: readonly Case[],
   peaks: Peaks,
-  repeat?: number,
+  { repeat, tuning }: { readonly repeat?: number | undefined; readonly tuning?: TuneOptions | undefined } = {},
 ): Promise<Measurement[]> {
   const workloads: Workload[] = [];
   try {
     for (const c of cases) workloads.push(c.make(gpu));
+    if (tuning) await tuneWorkloads(gpu, workloads, tuning);
     for (const workload of workloads) workload.fill(1);
     const times = await alternate(workloads.map((w) => ownSampler(gpu, () => w.record())), repeat); // prettier-ignore
     const lines: Measurement[] = [];

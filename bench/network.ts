@@ -1,12 +1,14 @@
 /** The whole U-Net forward, and whole training steps: time, the floor that the needed operations set, and peak memory. */
 import { Tape } from "../src/autograd/tape.js";
 import type { Gpu } from "../src/gpu/gpu.js";
+import type { TuneOptions } from "../src/kernels/conv/tuning.js";
 import { weightedSum } from "../src/kernels/weightedSum.js";
 import { loadVgg } from "../src/io/vggFile.js";
 import type { LoadableTensor } from "../src/nn/module.js";
 import { InpaintingLoss } from "../src/pconv/loss.js";
 import { Rng } from "../src/pconv/rng.js";
-import { Trainer } from "../src/pconv/trainer.js";
+import { Trainer, type TrainerConfig } from "../src/pconv/trainer.js";
+import { tuneInference, tuneTraining } from "../src/pconv/tuneNetwork.js";
 import { PConvUNet } from "../src/pconv/unet.js";
 import { Vgg } from "../src/pconv/vgg.js";
 import { type Flops, timesFlops, trainingStepFlops, unetFlops } from "./flops.js";
@@ -68,10 +70,11 @@ async function sampleOf(run: () => Promise<void>, passes: number): Promise<numbe
  * Inference: upload, forward, read the output back. The check: on fresh pictures the result is the same, bit for bit, whatever
  * stands in the holes, is finite, and depends on the rest.
  */
-function makeForward(gpu: Gpu, o: NetworkCase): Network {
+async function makeForward(gpu: Gpu, o: NetworkCase, tuning: TuneOptions): Promise<Network> {
   const { size, batch: n, width, depth } = o;
   const model = new PConvUNet(gpu, { width, depth });
   model.eval();
+  await tuneInference(model, { n, height: size, width: size }, tuning);
   const shape = { n, h: size, w: size, c: 3 };
   const hole = centreHole(size, size, o.holes);
   const masks = Float32Array.from({ length: n * size * size }, (_, i) => hole[i % hole.length]);
@@ -109,7 +112,7 @@ function makeForward(gpu: Gpu, o: NetworkCase): Network {
  * A training step: batch, forward, loss, backward, Adam, readback of the losses. The check, on fresh pictures: the change of the
  * loss along its own gradient against the gradient's length, by central differences.
  */
-async function makeStep(gpu: Gpu, o: NetworkCase): Promise<Network> {
+async function makeStep(gpu: Gpu, o: NetworkCase, tuning: TuneOptions): Promise<Network> {
   const { size, batch: n, width, depth } = o;
   const model = new PConvUNet(gpu, { width, depth });
   const vgg = o.vgg === null ? null : o.vgg === "random" ? new Vgg(gpu, randomVggState(7)) : await loadVgg(gpu, o.vgg.path); // prettier-ignore
@@ -117,7 +120,7 @@ async function makeStep(gpu: Gpu, o: NetworkCase): Promise<Network> {
   const values = centreHole(size, size, o.holes);
   const draw = (seed: number) => floats(Rng.of(seed), size * size * 3, 0, 1);
   const some = draw(1);
-  const trainer = new Trainer({
+  const config: TrainerConfig = {
     model,
     loss,
     images: { description: "noise", length: 1, sample: async () => ({ width: size, height: size, pixels: some }) },
@@ -131,7 +134,9 @@ async function makeStep(gpu: Gpu, o: NetworkCase): Promise<Network> {
     lr: LEARNING_RATE,
     seed: 1,
     freezeEncoderBatchNorm: false,
-  });
+  };
+  await tuneTraining(config, tuning);
+  const trainer = new Trainer(config);
   const run = async () => void (await trainer.trainStep());
 
   /** The loss of fresh pictures, its gradients left in the parameters if wanted. */
@@ -198,8 +203,9 @@ async function makeStep(gpu: Gpu, o: NetworkCase): Promise<Network> {
   };
 }
 
-export const makeNetwork = (gpu: Gpu, o: NetworkCase): Promise<Network> =>
-  o.pass === "step" ? makeStep(gpu, o) : Promise.resolve(makeForward(gpu, o));
+/** A network whose convolutions are tuned. */
+export const makeNetwork = (gpu: Gpu, o: NetworkCase, tuning: TuneOptions = {}): Promise<Network> =>
+  o.pass === "step" ? makeStep(gpu, o, tuning) : makeForward(gpu, o, tuning);
 
 /** Errors that a check may find: none at all in a forward pass; the curvature of the loss, and its kinks, in a step. */
 export const NETWORK_MAX_ERROR = { forward: 0, step: 0.05 } as const;

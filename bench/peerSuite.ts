@@ -1,12 +1,14 @@
 /** Ours against the peers: the same operands, in turns, each checked on fresh ones, and the ratios. */
 import type { Gpu } from "../src/gpu/gpu.js";
 import type { ConvBackend } from "../src/kernels/conv/backend.js";
+import type { TuneOptions } from "../src/kernels/conv/tuning.js";
 import type { ConvShape } from "../src/kernels/shape.js";
 import { makeConvolution } from "./convolution.js";
 import { checkFresh, failed, judge, type Measurement, ownSampler, type Subject } from "./measure.js";
 import type { Peaks } from "./peak.js";
 import type { PeerIdentity, PeerProcess } from "./peerProcess.js";
 import { alternate, type Sampler } from "./sampling.js";
+import { tuneWorkloads } from "./tuning.js";
 import type { Operands, Pass } from "./workload.js";
 
 /** One shape and pass, by everybody; ours comes first. */
@@ -61,12 +63,13 @@ export async function comparePeers(
   },
   peers: readonly { readonly process: PeerProcess; readonly identity: PeerIdentity | Error }[],
   peaks: Peaks,
-  repeat?: number,
+  { repeat, tuning }: { readonly repeat?: number | undefined; readonly tuning?: TuneOptions | undefined } = {},
 ): Promise<Comparison> {
   const { shape, layer, pass, backend } = o;
   const subject = (impl: string): Subject => ({ kernel: "convolution", shape, pass, holes: null, impl });
   const ours = makeConvolution(gpu, pass, { layer, holes: null, biased: false, backend });
   try {
+    if (tuning) await tuneWorkloads(gpu, [ours], tuning);
     ours.fill(1);
     const operands = ours.operands();
     const able = peers.filter(({ process }) => process.peer.passes.includes(pass));

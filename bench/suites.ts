@@ -3,6 +3,7 @@ import type { Gpu } from "../src/gpu/gpu.js";
 import { openGpu } from "../src/gpu/node.js";
 import { profile } from "../src/gpu/timing.js";
 import type { ConvBackend } from "../src/kernels/conv/backend.js";
+import type { TuneOptions } from "../src/kernels/conv/tuning.js";
 import { compileTimes } from "./compile.js";
 import { blank, countOperations, failed, judge, measureGroup, type Subject } from "./measure.js";
 import { makeNetwork, NETWORK_MAX_ERROR, type NetworkCase } from "./network.js";
@@ -22,6 +23,8 @@ export interface Bench {
   readonly peaks: Peaks;
   readonly repeat?: number | undefined;
   readonly out: Output;
+  /** How convolutions are tuned before they are timed; a backend that was asked for is not. */
+  readonly tuning: TuneOptions;
 }
 
 export interface Task {
@@ -47,10 +50,11 @@ export function kernelTasks(choice: Choice): Task[] {
     return {
       name: `${kernel} ${shape} ${pass}`,
       cost: group.reduce((sum, c) => sum + caseCost(c), 0),
-      run: async ({ gpu, peaks, repeat, out }) => {
+      run: async ({ gpu, peaks, repeat, out, tuning: found }) => {
+        const tuning = choice.backend === undefined ? found : undefined;
         if (i === 0) out.words(tableHeader(shapes));
         else if (groups[i - 1][0].shape !== shape) gpu.trim(); // buffers of the last shape fit no other
-        for (const line of await measureGroup(gpu, group, peaks, repeat)) out.line(line);
+        for (const line of await measureGroup(gpu, group, peaks, { repeat, tuning })) out.line(line);
       },
     };
   });
@@ -96,14 +100,12 @@ export function peerTasks(
     return {
       name: `peers ${shape} ${pass}`,
       cost: 5 + (pass === "dw" ? 5 : 12) * (multiplications(layer) / SLOW_PEER_RATE / (pass === "dw" ? 1 : 4)),
-      run: async ({ gpu, peaks, repeat, out }) => {
-        const comparison = await comparePeers(
-          gpu,
-          { shape, layer, pass, backend: choice.backend },
-          peers,
-          peaks,
+      run: async ({ gpu, peaks, repeat, out, tuning: found }) => {
+        const tuning = choice.backend === undefined ? found : undefined;
+        const comparison = await comparePeers(gpu, { shape, layer, pass, backend: choice.backend }, peers, peaks, {
           repeat,
-        );
+          tuning,
+        });
         comparisons.push(comparison);
         for (const line of comparison.lines) out.line(line);
         const { fastest } = comparison;
@@ -132,11 +134,11 @@ function networkTask(o: NetworkCase, seen: (microsecondsPerPixel: number) => voi
   return {
     name: `U-Net ${o.pass} ${nameOf(o)}`,
     cost: 2 + relative * (o.pass === "forward" ? 8 : o.vgg === null ? 40 : 120),
-    run: async ({ peaks, repeat, out }) => {
+    run: async ({ peaks, repeat, out, tuning }) => {
       const gpu = await openGpu();
       const subject: Subject = { kernel: "unet", shape: nameOf(o), pass: o.pass, holes: o.holes };
       try {
-        const network = await makeNetwork(gpu, o);
+        const network = await makeNetwork(gpu, o, tuning);
         const [times] = await alternate([network], repeat);
         if (times instanceof Error) throw times;
         const peakBytes = gpu.memory().peak;
@@ -238,10 +240,10 @@ export function compileTasks(): Task[] {
 export function profileTasks({ width, depth, stepSize, vggPath }: NetworkChoice): Task[] {
   const vgg = vggPath === undefined ? ("random" as const) : { path: vggPath };
   const o: NetworkCase = { size: stepSize, batch: 1, width, depth, holes: HOLES, pass: "step", vgg };
-  const run = async ({ out }: Bench) => {
+  const run = async ({ out, tuning }: Bench) => {
     const gpu = await openGpu();
     try {
-      const network = await makeNetwork(gpu, o);
+      const network = await makeNetwork(gpu, o, tuning);
       await network.run(); // compiles
       const { kernels, deviceMs, wallMs } = await profile(gpu, () => network.run());
       const by = deviceMs === null ? "this adapter has no timestamps: dispatches only" : `${deviceMs.toFixed(1)} ms on the device`; // prettier-ignore

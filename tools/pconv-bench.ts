@@ -22,9 +22,11 @@ import {
 import { PASSES } from "../bench/workload.js";
 import { UserError } from "../src/errors.js";
 import { openGpu } from "../src/gpu/node.js";
+import { tuningFile } from "../src/gpu/tuningFile.js";
 import { availableBackends, CONV_BACKENDS, type ConvBackend } from "../src/kernels/conv/backend.js";
 import { above, integer, runCommand } from "./command.js";
 import { Progress } from "./progress.js";
+import { TUNING_HELP } from "./tuning.js";
 
 interface Options {
   readonly kernel?: string;
@@ -108,6 +110,8 @@ compared), speedUp (over the CPU reference, whose time is scaled up from the che
 toPlain (partial over plain time), overFastestPeer, peakBytes, floorMs, overFloor, microsecondsPerPixel, count, share, and error where
 the measurement was rejected. Lines with "summary" hold what follows from several measurements.
 
+${TUNING_HELP}
+
 Exit status: 0, 1 when a result of this library is wrong or faster than the adapter can compute, 2 for wrong options or no
 adapter. Peers that fail or are wrong are named, and change nothing. Close other programs first: whatever else runs makes
 the numbers worse.`,
@@ -179,9 +183,13 @@ async function run(options: Options): Promise<void> {
       progress.advance(PEAK_COST);
       if (options.json) for (const line of peakLines(gpu.adapter.name, peaks)) progress.print(JSON.stringify(line));
       else out.words(peakHeader(gpu.adapter.name, peaks));
+      const store = tuningFile(gpu.adapter);
+      const onWarning = (message: string) => console.error(`warning: ${message}`);
       for (const task of tasks) {
         progress.at(task.name);
-        await task.run({ gpu, peaks, repeat: options.repeat, out });
+        const onProgress = (done: number, of: number) => progress.at(`${task.name}, tuning ${done} of ${of}`);
+        const tuning = { store, onProgress, onWarning };
+        await task.run({ gpu, peaks, repeat: options.repeat, out, tuning });
         progress.advance(task.cost);
       }
     } finally {

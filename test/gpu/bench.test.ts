@@ -1,10 +1,13 @@
 /** The workloads of `pconv-bench`: every one is right on this adapter, and runs the kernels that it says. */
 import { describe, expect, it } from "vitest";
-import { checkFresh, MAX_ERROR } from "../../bench/measure.js";
+import { checkFresh, MAX_ERROR, measureGroup } from "../../bench/measure.js";
 import { makeNetwork, NETWORK_MAX_ERROR } from "../../bench/network.js";
 import { ENGINE_KERNELS } from "../../bench/engine.js";
+import type { Peaks } from "../../bench/peak.js";
 import { choose } from "../../bench/plan.js";
+import type { Gpu } from "../../src/gpu/gpu.js";
 import { profile } from "../../src/gpu/timing.js";
+import { tunedOf } from "../../src/kernels/conv/tuned.js";
 import { useGpu } from "../support/gpu.js";
 
 const gpu = useGpu();
@@ -39,6 +42,17 @@ describe.each(["small", "odd"])("at shape %s", (shape) => {
     workload.free();
   });
 });
+
+it("convolutions are tuned before they are timed, unless nothing says how", async () => {
+  const device = Object.create(gpu(), {}) as Gpu; // nothing measured on it yet
+  const [group] = choose({ shape: "odd", kernel: "pconvBackwardWeight", holes: false });
+  const peaks = { gflops: Infinity, copyGigabytesPerSecond: Infinity } as Peaks;
+  await measureGroup(device, group, peaks, { repeat: 1 });
+  expect(tunedOf(device).choices.size).toBe(0);
+  const lines = await measureGroup(device, group, peaks, { repeat: 1, tuning: { mode: "force" } });
+  expect([...tunedOf(device).choices.keys()]).toEqual([expect.stringMatching(/^weight 3x3 s2/)]);
+  expect(lines.map((m) => m.error)).toEqual(group.map(() => undefined));
+}, 300_000); // with cold caches
 
 describe("networks", () => {
   const small = { size: 32, batch: 2, width: 0.125, depth: 4, holes: 0.25, vgg: null } as const;
