@@ -9,8 +9,9 @@
  *
  * Outputs are dealt with in classes of equal (y mod stride, x mod stride): within one, the taps that apply are the same and
  * source = index * mul + tap offset, with index counting the pixels of the class. `mul` is the stride in the forward pass (one
- * class) and 1 in the input gradient. A *tile* is a run of consecutive pixels of one class, across rows and images, times a run
- * of channels. Tiles none of whose pixels is live are not computed.
+ * class) and 1 in the input gradient. A *tile* is a block of pixels of one class, as square as can be, times a run of channels; on
+ * small or odd maps, where blocks would stick out, it is a run of consecutive pixels across rows and images. Tiles none of
+ * whose pixels is live are not computed.
  *
  * Epilogue, in this order: add what dst held (`accumulate`); times scale[pixel]; plus bias[k] (times biasScale[pixel] where there
  * is a scale); activation. A pixel of a tile that was not computed takes base[pixel,k] where there is a base, else the sum 0.
@@ -73,6 +74,11 @@ export const GATHER_PARAMS = {
   classes: "u32",
   classH: "u32",
   classW: "u32",
+  /** Size of a tile's block of pixels, 0 where tiles are runs, and blocks of an image of the class. */
+  blockH: "u32",
+  blockW: "u32",
+  blocksY: "u32",
+  blocksX: "u32",
   /** Pixels in one group (all images, or one) of a class, and vec4s from one image's weight to the next. */
   pixels: "u32",
   images: "u32",
@@ -123,6 +129,24 @@ export function gatherSize(s: ConvShape, direction: Direction, weightPerImage: b
   };
 }
 
+/** Share of a map's pixels by which blocks may stick out of it. */
+const BLOCK_WASTE = 0.13;
+
+/**
+ * The blocks of `pixels` pixels that cover a map of one class: as square as powers of two allow, because the fewer tiles touch
+ * the live pixels and the fewer source pixels a tile reads. All zeros where they would waste too much.
+ */
+function blocksOf(pixels: number, classH: number, classW: number) {
+  const blockH = 2 ** Math.floor(Math.log2(pixels) / 2);
+  const blockW = pixels / blockH;
+  const [blocksY, blocksX] = [Math.ceil(classH / blockH), Math.ceil(classW / blockW)];
+  const covered = blocksY * blockH * blocksX * blockW;
+  if (blockH === 1 || !Number.isInteger(blockW) || covered > (1 + BLOCK_WASTE) * classH * classW) {
+    return { blockH: 0, blockW: 0, blocksY: 0, blocksX: 0 };
+  }
+  return { blockH, blockW, blocksY, blocksX };
+}
+
 /** Sizes of the pass as the WGSL reads them. */
 export function gatherParams(
   s: ConvShape,
@@ -133,7 +157,9 @@ export function gatherParams(
 ): Record<GatherParam, number> {
   const forward = direction === "forward";
   const size = gatherSize(s, direction, o.weightPerImage ?? false);
-  const { outH, outW, pixels } = size;
+  const { outH, outW } = size;
+  const blocks = blocksOf(tile.pixels, size.classH, size.classW);
+  const pixels = blocks.blockW ? size.images * blocks.blocksY * blocks.blocksX * tile.pixels : size.pixels;
   const tiles = Math.ceil(pixels / tile.pixels);
   const tilesK = Math.ceil(size.out4 / tile.channels4);
   const flags =
@@ -165,6 +191,7 @@ export function gatherParams(
     classes: size.classes,
     classH: size.classH,
     classW: size.classW,
+    ...blocks,
     pixels,
     images: size.images,
     weightStride: o.weightPerImage ? s.kernel[0] * s.kernel[1] * size.src4 * 4 * size.out4 : 0,
@@ -252,11 +279,24 @@ struct Pixel {
 
 /** Pixel m of the tile's group. */
 fn pixel_of(tile: Tile, m: u32) -> Pixel {
-  let row = quotient(m, p.classW);
-  let image_in_group = quotient(row, p.classH);
+  var image_in_group: u32;
+  var yy: i32;
+  var xx: i32;
+  if (p.blockW == 0u) {
+    let row = quotient(m, p.classW);
+    image_in_group = quotient(row, p.classH);
+    yy = i32(row - image_in_group * p.classH);
+    xx = i32(m - row * p.classW);
+  } else {
+    let block = quotient(m, p.blockW * p.blockH);
+    let in_block = m - block * p.blockW * p.blockH;
+    let block_row = quotient(block, p.blocksX);
+    image_in_group = quotient(block_row, p.blocksY);
+    let row = quotient(in_block, p.blockW);
+    yy = i32((block_row - image_in_group * p.blocksY) * p.blockH + row);
+    xx = i32((block - block_row * p.blocksX) * p.blockW + in_block - row * p.blockW);
+  }
   let n = tile.image + image_in_group;
-  let yy = i32(row - image_in_group * p.classH);
-  let xx = i32(m - row * p.classW);
   let y = yy * p.divH + tile.cls.x;
   let x = xx * p.divW + tile.cls.y;
   let inside = m < p.pixels && y < i32(p.outH) && x < i32(p.outW);
