@@ -1,11 +1,12 @@
 /** Every kernel's declaration against its WGSL, and its WGSL against the adapter's compiler, in every specialisation. */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { MATRIX_FEATURE } from "../../src/gpu/adapter.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { type Access, type Kernel, kernelSource } from "../../src/gpu/kernel.js";
 import { WEIGHT_WORKGROUP_TILES, WORKGROUP_TILES } from "../../src/kernels/conv/choice.js";
 import { MATRIX_TILES } from "../../src/kernels/conv/matrix.js";
+import { registerSpec, SIMPLE } from "../../src/kernels/conv/register.js";
 import { WEIGHT_MATRIX_TILES } from "../../src/kernels/conv/weightMatrix.js";
 import { useGpu } from "../support/gpu.js";
 
@@ -24,11 +25,6 @@ function combine(choices: Record<string, readonly unknown[]>): Record<string, un
 }
 
 const flags = [false, true];
-const tiles = [
-  { pixels: 1, channels4: 1 },
-  { pixels: 8, channels4: 1 },
-  { pixels: 8, channels4: 2 },
-];
 /** The specialisations of the kernels that have any. */
 const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   activationForward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
@@ -45,11 +41,11 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   l1Backward: combine({ region: ["all", "valid", "hole"] }),
   maskUpdate: combine({ convention: ["paper", "pytorch", "keras"], biased: flags }),
   gatherMatrix: MATRIX_TILES.map((tile) => ({ ...tile, unit: { m: 16, n: 16, k: 16, lanes: 32 } })),
-  gatherRegister: tiles,
+  gatherRegister: [SIMPLE, registerSpec(1), registerSpec(2)],
   gatherSubgroup: [
-    { lanes: 8, lanesK: 8, pixels: 16 },
-    { lanes: 8, lanesK: 4, pixels: 8 },
-    { lanes: 16, lanesK: 8, pixels: 8 },
+    ...combine({ lanes: [4], lanesK: [4], pixels: [16] }),
+    ...combine({ lanes: [8, 16], lanesK: [4, 8], pixels: [16] }),
+    ...combine({ lanes: [16], lanesK: [16], pixels: [16] }),
   ],
   pixelScale: combine({ activated: flags }),
   upWeight: combine({ part: ["low", "skip"], transposed: flags }),
@@ -91,6 +87,9 @@ const compiles = (kernel: Kernel<string, unknown>) =>
 
 describe("kernel declarations", () => {
   it("finds every kernel, under its own name and once", () => {
+    const sources = files.map((name) => readFileSync(new URL(name, folder), "utf8")).join("\n");
+    const defined = [...sources.matchAll(/name: "(\w+)",\s+params|KernelOf\("(\w+)"/g)].map((m) => m[1] ?? m[2]);
+    expect(kernels.map(([, k]) => k.name).sort()).toEqual(defined.sort());
     expect(kernels.length).toBeGreaterThanOrEqual(37);
     for (const [exported, kernel] of kernels) expect(exported).toBe(`${kernel.name}Kernel`);
     expect(new Set(kernels.map(([, k]) => k.name)).size).toBe(kernels.length);

@@ -136,7 +136,7 @@ export function counted(gpu: Gpu, kernel: string, textbook: number, run: () => v
 }
 
 /** Units are pairs of a pixel and a tap. */
-const gatherCountKernel = defineKernel({
+export const gatherCountKernel = defineKernel({
   name: "gatherCount",
   params: { ...GATHER_PARAMS, tilePixels: "u32", slot: "u32" },
   bindings: ["read", "read_write"],
@@ -197,7 +197,7 @@ export function countGather(
 }
 
 /** Units are pixels. */
-const weightCountKernel = defineKernel({
+export const weightCountKernel = defineKernel({
   name: "weightCount",
   params: {
     groups: "u32",
