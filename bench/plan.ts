@@ -9,6 +9,7 @@ import { LAYER_OPS } from "./layerKernels.js";
 import { LOSS_OPS } from "./lossKernels.js";
 import { makeOp } from "./op.js";
 import { makeBatchNorm, makeMaskUpdate } from "./pixelKernels.js";
+import { SCALE_OPS } from "./scaleKernels.js";
 import { describeShape, REAL_SHAPES, SHAPES, type UNetLayer, unetLayers } from "./shapes.js";
 import { makeUpConvolution, UP_OPS } from "./upKernels.js";
 import { type Case, type Pass, PASSES } from "./workload.js";
@@ -33,7 +34,7 @@ export const LAYER_SIZES = [256, 512];
 
 /** The decoder's convolution over its two sources. */
 const UP_KERNEL = "pconvUp";
-const OPS = [...LAYER_OPS, ...UP_OPS, ...FUSED_OPS, ...LOSS_OPS];
+const OPS = [...LAYER_OPS, ...UP_OPS, ...FUSED_OPS, ...LOSS_OPS, ...SCALE_OPS];
 export const KERNELS = [
   ...new Set([
     ...CONVOLUTIONS.map((c) => c.kernel),
