@@ -3,10 +3,11 @@
 export { FormatError, GpuError, ShapeError, UserError } from "./errors.js";
 
 // Device
-export { Gpu, type AdapterSummary, type Grid } from "./gpu/gpu.js";
+export { Gpu, type AdapterSummary, type Grid, type MatrixShape } from "./gpu/gpu.js";
 export { defineKernel, type Kernel } from "./gpu/kernel.js";
 export { linearGrid, linearMain } from "./gpu/linear.js";
 export type { MemoryUse, Storage } from "./gpu/pool.js";
+export { profile, type KernelTime, type Profile } from "./gpu/timing.js";
 
 // Autograd
 export { Mask, type Precision, Tensor } from "./autograd/tensor.js";
@@ -16,11 +17,14 @@ export { batchNorm } from "./autograd/ops/batchNorm.js";
 export { channelAffine, denormalizeImageNet, IMAGENET, normalizeImageNet } from "./autograd/ops/channelAffine.js";
 export { composite } from "./autograd/ops/composite.js";
 export { concat } from "./autograd/ops/concat.js";
-export { conv2d, type Conv2dOptions } from "./autograd/ops/conv2d.js";
+export { conv2d, type Conv2dOptions, type FusedConv2dOptions, type KnownElsewhere } from "./autograd/ops/conv2d.js";
 export { gram } from "./autograd/ops/gram.js";
 export { l1 } from "./autograd/ops/l1.js";
 export { maskMultiply } from "./autograd/ops/maskMultiply.js";
-export { pconv2d, pconv2dUp, type PConv2dOptions } from "./autograd/ops/pconv2d.js";
+export type { Live } from "./autograd/ops/convGradients.js";
+export type { BatchNormOptions, BatchNormTensors } from "./autograd/ops/normalize.js";
+export { pconv2d, pconv2dUp, type PConv2dOptions, type PConvRule, type PConvTail } from "./autograd/ops/pconv2d.js";
+export type { MaskedSource } from "./autograd/ops/pconvSums.js";
 export { maxPool2d } from "./autograd/ops/maxPool2d.js";
 export { dilateHole, totalVariation } from "./autograd/ops/totalVariation.js";
 export { joinMasks, upsampleNearest } from "./autograd/ops/upsample.js";
@@ -38,6 +42,19 @@ export { pconvBackwardInput } from "./kernels/pconvBackwardInput.js";
 export { pconvBackwardWeight } from "./kernels/pconvBackwardWeight.js";
 export { transposeWeight } from "./kernels/transposeWeight.js";
 export type { ActivationShape, ConvShape } from "./kernels/shape.js";
+
+// Speed of the convolutions: run-time tuning, and the operations that they take
+export { FlopCounter, type Flops } from "./kernels/conv/flopCounter.js";
+export type { ConvCall } from "./kernels/conv/tuned.js";
+export {
+  collectConvolutions,
+  tuneConvolutions,
+  type TuneMode,
+  type TuneOptions,
+  type TuneReport,
+} from "./kernels/conv/tuning.js";
+export type { TuningStore } from "./gpu/tuningStore.js";
+export { tuneInference, tuneTraining, type TunedStep } from "./pconv/tuneNetwork.js";
 
 // Inpainting
 export { PConvUNet, unetConfig, type UNetConfig } from "./pconv/unet.js";

@@ -1,6 +1,7 @@
 /** pconv-webgpu on Node: everything of the browser entry, and what reads and writes files. */
 export * from "./exports.js";
 export { openGpu, type OpenOptions } from "./gpu/node.js";
+export { tuningFile } from "./gpu/tuningFile.js";
 export { readPicture, readMask } from "./io/imageFile.js";
 export { ImageFolder, type ImageFolderOptions } from "./io/imageFolder.js";
 export { MaskFolder, type MaskFolderOptions } from "./io/maskFolder.js";

@@ -31,6 +31,20 @@ describe("the browser entry", () => {
     const node = await import("../../src/index.js");
     expect(Object.keys(node)).toEqual(expect.arrayContaining(Object.keys(browser)));
   });
+
+  it("tunes, times and counts without files", async () => {
+    const browser = await import("../../src/browser.js");
+    for (const name of [
+      "tuneTraining",
+      "tuneInference",
+      "tuneConvolutions",
+      "collectConvolutions",
+      "profile",
+      "FlopCounter",
+    ])
+      expect(browser).toHaveProperty(name);
+    expect(browser).not.toHaveProperty("tuningFile");
+  });
 });
 
 describe("the Node entry", () => {
