@@ -1,6 +1,5 @@
 /** Convolutions of half-precision tensors on every backend against their float64 references, as in kernels-half.test.ts. */
 import { describe, expect, it } from "vitest";
-import { Scratch, padded } from "../support/tensors.js";
 import { floatToHalf, halfToFloat } from "../../src/half.js";
 import { availableBackends } from "../../src/kernels/conv/backend.js";
 import type { ConvAlgorithm } from "../../src/kernels/conv/engine.js";
@@ -12,6 +11,7 @@ import { transposeWeight } from "../../src/kernels/transposeWeight.js";
 import { expectClose, HALF_ULP } from "../support/close.js";
 import { Draw } from "../support/draw.js";
 import { useGpu, withScratch } from "../support/gpu.js";
+import { padded, type Scratch } from "../support/tensors.js";
 
 const gpu = useGpu();
 
