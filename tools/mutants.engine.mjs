@@ -249,7 +249,7 @@ const winograd = [
     find: "{ alpha: 1, beta: 1 }",
     replace: "{ alpha: 0, beta: 1 }",
     why: "the runs' sums belong together",
-    tests: ["kernels-winograd"],
+    tests: ["slabs"],
   },
 ];
 
@@ -309,7 +309,7 @@ const windows = [
     name: "masks of the first image in every slab",
     file: "src/kernels/slabs.ts",
     find: "mask.n === s.n ? slab : { ...slab, n0: 0, n: 1 }",
-    replace: "{ ...slab, n0: 0, n: 1 }",
+    replace: "mask.n === s.n ? { ...slab, n0: 0 } : { ...slab, n0: 0, n: 1 }",
     why: "masks of their own go with their images",
     tests: ["slabs"],
   },
@@ -338,7 +338,7 @@ const fused = [
     find: "dv === dy && slope !== undefined ? { y: y.storage, slope } : undefined",
     replace: "undefined",
     why: "the fused activation has a gradient",
-    tests: ["autograd"],
+    tests: ["fused"],
   },
   {
     name: "batch norm's gradient not scaled by the ratio",
@@ -346,7 +346,7 @@ const fused = [
     find: '${scaled ? " * mask[(id / p.c4) % p.maskPixels]" : ""}',
     replace: "",
     why: "the gradient of the bare sums has the ratio in it",
-    tests: ["autograd"],
+    tests: ["fused"],
   },
   {
     name: "activation's derivative not in dgamma and dbeta",
@@ -365,10 +365,10 @@ const fused = [
     tests: ["kernels-norm"],
   },
   {
-    name: "checkpoint reads what was freed",
+    name: "checkpoint computes nothing again",
     file: "src/autograd/ops/pconv2d.ts",
     find: "checkpoint ? convolve(tape, layer) : z",
-    replace: "z",
+    replace: 'checkpoint ? tape.like(z, "z") : z',
     why: "the convolution is computed again",
     tests: ["checkpoint"],
   },

@@ -101,7 +101,8 @@ const halves = (draw: Draw, count: number) => draw.floats(count).map((v) => Math
 function liveMask(draw: Draw, count: number): Float32Array {
   const mask = draw.mask(count, 0.3);
   const start = draw.integer(0, count);
-  return draw.pick([mask.map((v, i) => (i >= start && i < start + 40 ? 0 : v)), mask.fill(0), mask.fill(1)]);
+  const gap = mask.map((v, i) => (i >= start && i < start + 40 ? 0 : v));
+  return draw.pick([gap, mask.map(() => 0), mask.map(() => 1)]);
 }
 
 /** Raw sums of a gather pass in float64, [pixels,channels]. */

@@ -118,7 +118,7 @@ describe("ops on tensors larger than can be bound", () => {
 
   it.each(OPS)("%s", async (_, maskN, op) => {
     const draw = new Draw(0x6f707321, maskN);
-    const s = { n: 3, h: 32, w: 16, c: 8 };
+    const s = { n: 3, h: 64, w: 16, c: 8 };
     const values = draw.floats(s.n * s.h * s.w * s.c);
     const valid = draw.mask(maskN * s.h * s.w, 0.4);
     const run = async () => {
@@ -139,7 +139,7 @@ describe("ops on tensors larger than can be bound", () => {
     const whole = await run();
     // One and a half images of the widest tensor, and half an image of it.
     for (const images of [1.5, 0.5]) {
-      const parts = await withBindingLimit(gpu(), Math.max(32 * 16 * 48 * images, 16384), run);
+      const parts = await withBindingLimit(gpu(), 64 * 16 * 48 * images, run);
       parts.forEach((got, i) => {
         const size = whole[i].reduce((a, v) => Math.max(a, Math.abs(v)), 0);
         expectClose(`result ${i} in parts of ${images}`, got, whole[i], 1e-5 * size, draw.seed);
