@@ -32,7 +32,7 @@ describe("withHalfBindings", () => {
   });
 
   it("enables f16 once, and before every declaration", () => {
-    const spec = { lanes: 8, lanesK: 8, pixels: 16 };
+    const spec = { lanes: 8, lanesK: 8, pixels: 16, depth: 4 };
     const source = kernelSource(gatherSubgroupKernel, spec, [1, 8]);
     expect(source.indexOf("enable f16;")).toBe(0);
     expect(source.match(/enable f16;/g)).toHaveLength(1);

@@ -43,9 +43,9 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   gatherMatrix: MATRIX_TILES.map((tile) => ({ ...tile, unit: { m: 16, n: 16, k: 16, lanes: 32 } })),
   gatherRegister: [SIMPLE, registerSpec(1), registerSpec(2)],
   gatherSubgroup: [
-    ...combine({ lanes: [4], lanesK: [4], pixels: [16] }),
-    ...combine({ lanes: [8, 16], lanesK: [4, 8], pixels: [16] }),
-    ...combine({ lanes: [16], lanesK: [16], pixels: [16] }),
+    ...combine({ lanes: [4], lanesK: [4], pixels: [16], depth: [3, 4] }),
+    ...combine({ lanes: [8, 16], lanesK: [4, 8], pixels: [16], depth: [3, 4] }),
+    ...combine({ lanes: [16], lanesK: [16], pixels: [16], depth: [3, 4] }),
   ],
   pixelScale: combine({ activated: flags }),
   upWeight: combine({ part: ["low", "skip"], transposed: flags }),

@@ -98,7 +98,9 @@ export function gather(
     }
     case "subgroup": {
       const lanes = gpu.adapter.subgroupSize ?? 0;
-      const spec = { lanes, lanesK: out4 > 4 ? lanes : Math.min(4, lanes), pixels: SUBGROUP_PIXELS };
+      const source = direction === "forward" ? s.c : s.k;
+      const lanesK = out4 > 4 ? lanes : Math.min(4, lanes);
+      const spec = { lanes, lanesK, pixels: SUBGROUP_PIXELS, depth: source === 3 ? 3 : 4 } as const;
       return launchGather(gpu, launch, gatherSubgroupKernel, spec, subgroupTile(spec));
     }
     case "workgroup": {

@@ -22,6 +22,8 @@ export interface SubgroupSpec {
   readonly lanesK: number;
   /** Pixels that they share; a multiple of `lanesK`. */
   readonly pixels: number;
+  /** Channels of a source vec4 that are not padding: 3 for images, else 4. */
+  readonly depth: 3 | 4;
 }
 
 export const subgroupTile = (spec: SubgroupSpec): TileSize => ({
@@ -36,10 +38,11 @@ export const gatherSubgroupKernel = defineKernel({
   bindings: GATHER_BINDINGS,
   // Branches depend on the workgroup alone, and a workgroup is one subgroup: more than the analysis can know.
   directives: "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n",
-  wgsl: ({ lanes, lanesK, pixels }: SubgroupSpec) => {
+  wgsl: ({ lanes, lanesK, pixels, depth }: SubgroupSpec) => {
     const own = range(pixels / lanesK);
     const T = range(pixels);
-    const L = range(4);
+    const L = range(depth);
+    const channels = depth === 3 ? ".xyz" : "";
     /** The value of lane t of the caller's part. */
     const share = (value: string, t: number) =>
       lanesK === lanes
@@ -83,7 +86,7 @@ fn main(
           ${T.map((t) => {
             // Pixels outside, the four source channels inside: each sum is read and written once per four multiply-adds.
             const fma = L.map((l) => `a_${t} = fma(vec4f(b_${t}.${"xyzw"[l]}), w_${l}, a_${t});`).join(" ");
-            return `let b_${t} = ${share(`s_${Math.floor(t / lanesK)}`, t)}; ${fma}`;
+            return `let b_${t} = ${share(`s_${Math.floor(t / lanesK)}${channels}`, t)}; ${fma}`;
           }).join("\n          ")}
           w_at += 4u * p.outC4;
         }
