@@ -129,6 +129,14 @@ const passes = [
     tests: ["kernels-convTiles"],
   },
   {
+    name: "fourth channel of images left out of other sources",
+    file: "src/kernels/conv/backend.ts",
+    find: "depth: source === 3 ? 3 : 4",
+    replace: "depth: source % 4 === 3 ? 3 : 4",
+    why: "only a source of three channels has nothing but padding there",
+    tests: ["kernels-convTiles"],
+  },
+  {
     name: "dw counts dead pixels' neighbours as dead",
     file: "src/kernels/conv/weightSubgroup.ts",
     find: "if (!subgroupAny(live_mask[(row * p.q + at) % p.livePixels] != 0.0)) { continue; }",
@@ -481,4 +489,24 @@ const half = [
   },
 ];
 
-export const engine = [...passes, ...winograd, ...decoder, ...windows, ...fused, ...half];
+const buffers = [
+  {
+    name: "buffers shared by overlapping lifetimes",
+    file: "src/gpu/bufferPlan.ts",
+    find: "life.to < other.from || other.to < life.from",
+    replace: "life.to < other.to || other.to < life.from",
+    why: "a tensor would overwrite one that is still read",
+    tests: ["cpu/bufferPlan"],
+  },
+  {
+    name: "plan followed beyond what was rehearsed",
+    file: "src/gpu/pool.ts",
+    find: "this.followed = null;\n      return null;",
+    replace: "return null;",
+    why: "from there on its buffers may be taken",
+    tests: ["kernels-runtime"],
+    only: "are left where something else is asked for",
+  },
+];
+
+export const engine = [...passes, ...winograd, ...decoder, ...windows, ...fused, ...half, ...buffers];

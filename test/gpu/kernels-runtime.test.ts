@@ -305,6 +305,10 @@ describe("buffer plans", () => {
     const [a, b, c] = gpu().followPlan(plan, () => record([4096, 1024, 2048]));
     expect(new Set([a.buffer, b.buffer, c.buffer]).size).toBe(3);
     expect(b.bytes).toBe(1024);
+    // For good: what comes next may be as it was rehearsed, and what it would share a buffer with not yet given back.
+    const held = gpu().followPlan(plan, () => [4096, 1024, 512, 2048].map((bytes) => gpu().alloc(bytes, "held")));
+    expect(new Set(held.map((s) => s.buffer)).size).toBe(4);
+    held.forEach((s) => gpu().free(s));
     gpu().dropPlan(plan);
   });
 
