@@ -60,6 +60,8 @@ export class BufferPool {
   private readonly planned = new Map<BufferPlan, readonly GPUBuffer[]>();
   /** Bytes of hand-outs whose buffers belong to a plan. */
   private readonly plannedBytes = new WeakMap<Storage, number>();
+  /** Buffers of plans that are handed out now. */
+  private readonly plannedInUse = new Set<GPUBuffer>();
   private nextId = 0;
   private inUse = 0;
   private allocated = 0;
@@ -151,13 +153,14 @@ export class BufferPool {
   private follow(bytes: number, half: boolean): Storage | null {
     if (!this.followed) return null;
     const { plan, buffers, next } = this.followed;
-    if (plan.handOuts[next]?.bytes !== bytes) {
+    const buffer = buffers[plan.handOuts[next]?.buffer ?? 0];
+    if (plan.handOuts[next]?.bytes !== bytes || this.plannedInUse.has(buffer)) {
       // Not the rehearsed commands: buffers of the plan may be taken from here on, so the pool's own serve the rest.
       this.followed = null;
       return null;
     }
     this.followed.next++;
-    const buffer = buffers[plan.handOuts[next].buffer];
+    this.plannedInUse.add(buffer);
     this.use(bytes);
     const storage: Storage = { id: this.ids.get(buffer)!, buffer, bytes, half };
     this.live.add(storage);
@@ -185,6 +188,7 @@ export class BufferPool {
     if (!this.live.delete(storage)) throw new Error(`buffer ${storage.id} was freed twice`);
     const planned = this.plannedBytes.get(storage);
     if (planned !== undefined) {
+      this.plannedInUse.delete(storage.buffer);
       this.inUse -= planned;
       return;
     }

@@ -312,6 +312,16 @@ describe("buffer plans", () => {
     gpu().dropPlan(plan);
   });
 
+  it("are left where a buffer is given back later than in the rehearsal", () => {
+    const plan = gpu().rehearse(() => {
+      for (let i = 0; i < 2; i++) gpu().free(gpu().alloc(1024, "one after the other"));
+    });
+    const both = gpu().followPlan(plan, () => [gpu().alloc(1024, "first"), gpu().alloc(1024, "second")]);
+    expect(both[0].buffer).not.toBe(both[1].buffer);
+    for (const storage of both) gpu().free(storage);
+    gpu().dropPlan(plan);
+  });
+
   it("cannot be made of commands that keep a buffer, and a rehearsal runs nothing", async () => {
     const kept = gpu().alloc(256, "kept");
     gpu().write(kept, new Float32Array(64).fill(1));
