@@ -263,7 +263,13 @@ export class Gpu {
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
     const half = storage.half && values instanceof Float32Array;
     const own = half ? encodeHalf(values) : shared ? values.slice() : values;
-    this.device.queue.writeBuffer(storage.buffer, byteOffset, own.buffer, own.byteOffset, own.byteLength);
+    this.device.queue.writeBuffer(
+      storage.buffer,
+      (storage.offset ?? 0) + byteOffset,
+      own.buffer,
+      own.byteOffset,
+      own.byteLength,
+    );
   }
 
   /** Records a copy of the first `bytes` bytes of `from` into `to`. */
@@ -273,7 +279,7 @@ export class Gpu {
     this.encoder ??= this.device.createCommandEncoder();
     this.pass?.end();
     this.pass = null;
-    this.encoder.copyBufferToBuffer(from.buffer, 0, to.buffer, 0, Math.ceil(bytes / 4) * 4);
+    this.encoder.copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, Math.ceil(bytes / 4) * 4);
   }
 
   /** Reads several buffers back in one submit and one wait; half storage as the float32 of the same values. */
@@ -293,7 +299,7 @@ export class Gpu {
     this.pass?.end();
     this.pass = null;
     storages.forEach((s, i) => {
-      this.encoder!.copyBufferToBuffer(s.buffer, 0, target, offsets[i], Math.ceil(s.bytes / 4) * 4);
+      this.encoder!.copyBufferToBuffer(s.buffer, s.offset ?? 0, target, offsets[i], Math.ceil(s.bytes / 4) * 4);
     });
     this.flush();
     try {

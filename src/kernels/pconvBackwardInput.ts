@@ -16,13 +16,14 @@ import type { Storage } from "../gpu/pool.js";
 import { type ConvAlgorithm, convolve } from "./conv/engine.js";
 import { forEachTap } from "./pconvForward.js";
 import type { ConvShape } from "./shape.js";
+import type { PixelMask } from "./slabs.js";
 
 export interface PConvBackwardInputBuffers {
   readonly dy: Storage;
   readonly weightT: Storage;
   readonly dx: Storage;
   /** Mask of x: tiles without a valid pixel are zeros. */
-  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
+  readonly live?: PixelMask | undefined;
 }
 
 /** Records one input gradient. */

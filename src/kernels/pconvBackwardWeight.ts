@@ -16,13 +16,14 @@ import type { Storage } from "../gpu/pool.js";
 import { type ConvAlgorithm, convolveWeight } from "./conv/engine.js";
 import { forEachTap } from "./pconvForward.js";
 import type { ConvShape } from "./shape.js";
+import type { PixelMask } from "./slabs.js";
 
 export interface PConvBackwardWeightBuffers {
   readonly x: Storage;
   readonly dy: Storage;
   readonly dw: Storage;
   /** Where this is 0, dy is known to be 0 and is not read: the layer's `scale`. */
-  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
+  readonly live?: PixelMask | undefined;
 }
 
 /** Records one weight gradient; partial sums live in a buffer that is back in the pool when this returns. */

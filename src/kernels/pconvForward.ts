@@ -16,6 +16,7 @@ import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
 import { type ConvAlgorithm, convolve } from "./conv/engine.js";
 import { convOutputSize, type ConvShape } from "./shape.js";
+import type { PixelMask } from "./slabs.js";
 
 export interface PConvForwardBuffers {
   readonly x: Storage;
@@ -25,7 +26,7 @@ export interface PConvForwardBuffers {
   /** What `maskUpdate` made; absent for an ordinary convolution. */
   readonly ratio?: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number } | undefined;
   /** Pixels of y that are wanted, where not all are: [n,P,Q], not 0 there; `n` is the batch or 1. */
-  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
+  readonly live?: PixelMask | undefined;
   /** What tiles of y without a live pixel hold instead, [N,P,Q,K]; needs `live`. */
   readonly base?: Storage | undefined;
   /** Fused activation of y: max(y, 0) + slope min(y, 0); 0 is ReLU. */

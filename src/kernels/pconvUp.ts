@@ -17,17 +17,13 @@ import { convolve, convolveWeight } from "./conv/engine.js";
 import { counted } from "./conv/flopCounter.js";
 import { type ConvShape, squareWindow } from "./shape.js";
 import { type JoinedChannels, upWeight, upWeightBackward, upWeightBytes } from "./upWeight.js";
+import type { PixelMask } from "./slabs.js";
 
 /** Sizes of the output; even height and width. */
 export interface UpShape extends JoinedChannels {
   readonly n: number;
   readonly h: number;
   readonly w: number;
-}
-
-interface Live {
-  readonly mask: Storage;
-  readonly n: number;
 }
 
 /** The convolution from large to small whose transpose upsamples. */
@@ -93,9 +89,9 @@ export interface PConvUpBackwardBuffers {
   readonly dSkip?: Storage | undefined;
   readonly dw?: Storage | undefined;
   /** Pixels of dLow and dSkip that are wanted, and pixels of g that are not zero. */
-  readonly liveLow?: Live | undefined;
-  readonly liveSkip?: Live | undefined;
-  readonly liveY?: Live | undefined;
+  readonly liveLow?: PixelMask | undefined;
+  readonly liveSkip?: PixelMask | undefined;
+  readonly liveY?: PixelMask | undefined;
 }
 
 /** Records the gradients of one level. */

@@ -12,6 +12,12 @@ export interface Images {
   readonly w: number;
 }
 
+/** A number per pixel, [n,H,W]; `n` is the batch, or 1 for all of it. */
+export interface PixelMask {
+  readonly mask: Storage;
+  readonly n: number;
+}
+
 /** Images n0 to n0 + n, of each the rows y0 to y0 + h; `h` is the whole height unless `n` is 1. */
 export interface Slab {
   readonly n0: number;
@@ -63,13 +69,7 @@ export function slabPart(gpu: Gpu, storage: Storage, s: Images, slab: Slab, pixe
 }
 
 /** The slab's part of a mask [maskN,H,W,G], and the batch that it has there. */
-export function slabMask(
-  gpu: Gpu,
-  mask: { readonly mask: Storage; readonly n: number },
-  s: Images,
-  slab: Slab,
-  groups = 1,
-): { readonly mask: Storage; readonly n: number } {
+export function slabMask(gpu: Gpu, mask: PixelMask, s: Images, slab: Slab, groups = 1): PixelMask {
   // A mask of its own for every image, or one image: as any tensor. One mask for several: its rows.
   const own = mask.n === s.n ? slab : { ...slab, n0: 0, n: 1 };
   return { mask: slabPart(gpu, mask.mask, { ...s, n: mask.n }, own, 4 * groups), n: own.n };

@@ -36,6 +36,34 @@ export function weightedSum(
   });
 }
 
+/**
+ * Records sum = make(0) + make(1) + ..., added in this order so that equal inputs give equal bits; `make` records one part of
+ * `vec4s` vec4s into the storage that it is given.
+ */
+export function sumOfParts(
+  gpu: Gpu,
+  vec4s: number,
+  parts: number,
+  make: (part: number, to: Storage) => void,
+  sum: Storage,
+): void {
+  if (parts === 1) {
+    make(0, sum);
+    return;
+  }
+  const alloc = () => gpu.alloc(vec4s * 16, "partial sum");
+  let before = alloc();
+  make(0, before);
+  for (let i = 1; i < parts; i++) {
+    const part = alloc();
+    make(i, part);
+    const both = i === parts - 1 ? sum : alloc();
+    weightedSum(gpu, vec4s, { alpha: 1, beta: 1 }, { a: before, b: part, y: both });
+    for (const storage of [before, part]) gpu.free(storage);
+    before = both;
+  }
+}
+
 /** The same in float64. */
 export function weightedSumRef(alpha: number, a: ArrayLike<number>, beta = 0, b?: ArrayLike<number>): Float64Array {
   return Float64Array.from({ length: a.length }, (_, i) => alpha * a[i] + (b ? beta * b[i] : 0));

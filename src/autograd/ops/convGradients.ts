@@ -3,15 +3,12 @@ import { pconvBackwardInput } from "../../kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight } from "../../kernels/pconvBackwardWeight.js";
 import type { ConvShape } from "../../kernels/shape.js";
 import { transposeWeight } from "../../kernels/transposeWeight.js";
-import type { Storage } from "../../gpu/pool.js";
+import type { PixelMask } from "../../kernels/slabs.js";
 import type { Tape } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 
-/** A mask of pixels that matter; elsewhere the tensor that it goes with is zero, or need not be known. `n` is the batch or 1. */
-export interface Live {
-  readonly mask: Storage;
-  readonly n: number;
-}
+/** A mask of pixels that matter; elsewhere the tensor that it goes with is zero, or need not be known. */
+export type Live = PixelMask;
 
 /**
  * With g the gradient of W * x: dx = W^T * g and dw = x (corr) g, each where it is wanted.

@@ -30,6 +30,7 @@ import { weightRegisterKernel } from "./weightRegister.js";
 import { SUBGROUP_ROWS4, SUBGROUP_STEP, weightSubgroupKernel } from "./weightSubgroup.js";
 import { weightWorkgroupKernel, weightWorkgroupLayout } from "./weightWorkgroup.js";
 import { gatherWorkgroupKernel, workgroupTile } from "./workgroup.js";
+import type { PixelMask } from "../slabs.js";
 
 export { availableBackends, CONV_BACKENDS, type ConvBackend } from "./choice.js";
 
@@ -118,7 +119,7 @@ export interface WeightPassBuffers {
   readonly x: Storage;
   readonly dy: Storage;
   readonly dw: Storage;
-  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
+  readonly live?: PixelMask | undefined;
 }
 
 export interface WeightPassOptions {

@@ -7,7 +7,7 @@ import type { Storage } from "../../gpu/pool.js";
 import { ShapeError } from "../../errors.js";
 import { type ConvShape, vec4s } from "../shape.js";
 import { slabMask, slabPart } from "../slabs.js";
-import { weightedSum } from "../weightedSum.js";
+import { sumOfParts } from "../weightedSum.js";
 import { type ConvBackend, gather, weightPass, type WeightPassBuffers } from "./backend.js";
 import type { Direction, GatherBuffers, GatherOptions } from "./gather.js";
 import { counted, plainFlops } from "./flopCounter.js";
@@ -103,20 +103,6 @@ export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, alg
     }
   };
   const entries = s.kernel[0] * s.kernel[1] * vec4s(s.c) * 4 * vec4s(s.k);
-  const part = () => gpu.alloc(entries * 16, "convolution window dw");
-  const run = () => {
-    // Added in the windows' order, so that equal inputs give equal bits.
-    let sum: Storage | null = null;
-    windows.forEach((window, i) => {
-      const dw = windows.length === 1 ? b.dw : part();
-      inWindow(window, dw);
-      if (sum) {
-        const both = i === windows.length - 1 ? b.dw : part();
-        weightedSum(gpu, entries, { alpha: 1, beta: 1 }, { a: sum, b: dw, y: both });
-        for (const storage of [sum, dw]) gpu.free(storage);
-        sum = both;
-      } else sum = dw;
-    });
-  };
+  const run = () => sumOfParts(gpu, entries, windows.length, (i, dw) => inWindow(windows[i], dw), b.dw);
   counted(gpu, "pconvBackwardWeight", plainFlops(s), run, directShare(chosen));
 }

@@ -10,6 +10,7 @@ import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { convOutputSize, type ConvShape } from "../shape.js";
 import { type Direction, GATHER_NUMBERING, GATHER_PARAMS, type gatherParams } from "./gather.js";
+import type { PixelMask } from "../slabs.js";
 
 export interface Flops {
   /** Of the plain layers, as everybody counts them: every tap of every output, in holes and beyond the border too. */
@@ -239,7 +240,7 @@ export function countWeight(
   imagePerTap: boolean,
   { stepPixels, within }: WeightSteps,
   chunkRows: number,
-  live: { readonly mask: Storage; readonly n: number } | undefined,
+  live: PixelMask | undefined,
 ): void {
   const counter = counterOf(gpu);
   if (!counter) return;

@@ -24,6 +24,7 @@ import type { Kernel } from "../../gpu/kernel.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
 import { convOutputSize, type ConvShape, vec4s } from "../shape.js";
+import type { PixelMask } from "../slabs.js";
 
 export type Direction = "forward" | "backwardInput";
 
@@ -36,7 +37,7 @@ export interface GatherBuffers {
   readonly bias?: Storage | undefined;
   readonly scale?: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number } | undefined;
   /** Pixels that are wanted are not 0 here; the others may be left uncomputed. `n` is the batch or 1. */
-  readonly live?: { readonly mask: Storage; readonly n: number } | undefined;
+  readonly live?: PixelMask | undefined;
   /** Values of tiles that are not computed; needs `live`. */
   readonly base?: Storage | undefined;
 }
@@ -129,6 +130,15 @@ export function gatherSize(s: ConvShape, direction: Direction, weightPerImage: b
   };
 }
 
+/** The switches of one pass. */
+export const gatherFlags = (b: GatherBuffers, o: GatherOptions): number =>
+  (b.scale ? FLAG.scaled : 0) |
+  (b.bias ? FLAG.biased : 0) |
+  (o.accumulate ? FLAG.accumulate : 0) |
+  (o.slope !== undefined ? FLAG.activated : 0) |
+  (b.live ? FLAG.skipping : 0) |
+  (b.base ? FLAG.based : 0);
+
 /** Share of a map's pixels by which blocks may stick out of it. */
 const BLOCK_WASTE = 0.13;
 
@@ -162,13 +172,7 @@ export function gatherParams(
   const pixels = blocks.blockW ? size.images * blocks.blocksY * blocks.blocksX * tile.pixels : size.pixels;
   const tiles = Math.ceil(pixels / tile.pixels);
   const tilesK = Math.ceil(size.out4 / tile.channels4);
-  const flags =
-    (b.scale ? FLAG.scaled : 0) |
-    (b.bias ? FLAG.biased : 0) |
-    (o.accumulate ? FLAG.accumulate : 0) |
-    (o.slope !== undefined ? FLAG.activated : 0) |
-    (b.live ? FLAG.skipping : 0) |
-    (b.base ? FLAG.based : 0);
+  const flags = gatherFlags(b, o);
   const perImage = outH * outW;
   return {
     srcH: size.srcH,

@@ -13,9 +13,9 @@
 import type { Gpu } from "../../gpu/gpu.js";
 import type { Storage } from "../../gpu/pool.js";
 import { convOutputSize, type ConvShape, squareWindow, vec4s } from "../shape.js";
-import { weightedSum } from "../weightedSum.js";
+import { sumOfParts } from "../weightedSum.js";
 import type { WeightPassBuffers } from "./backend.js";
-import { type Direction, FLAG, type GatherBuffers, type GatherOptions } from "./gather.js";
+import { type Direction, type GatherBuffers, gatherFlags, type GatherOptions } from "./gather.js";
 import {
   type TileRows,
   winogradGradient,
@@ -92,12 +92,7 @@ export function winogradGather(
   const padding = forward ? s.padding : ([2 - s.padding[0], 2 - s.padding[1]] as const);
   const u = gpu.alloc(16 * c4 * 4 * k4 * 16, "winograd weight");
   winogradWeight(gpu, { rows: 4 * c4, k4, turned: !forward }, { w: b.weight, u });
-  const flags =
-    (b.scale ? FLAG.scaled : 0) |
-    (b.bias ? FLAG.biased : 0) |
-    (o.accumulate ? FLAG.accumulate : 0) |
-    (o.slope !== undefined ? FLAG.activated : 0) |
-    (b.base ? FLAG.based : 0);
+  const flags = gatherFlags(b, o);
   for (const run of runs(gpu, s.n, output[0], output[1], c4 + k4)) {
     const tiles = run.rows * run.tilesX;
     const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
@@ -134,30 +129,21 @@ export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvSh
   const [p, q] = convOutputSize("winograd", s);
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
   const entries = 16 * c4 * 4 * k4;
-  let sum: Storage | null = null;
-  for (const run of runs(gpu, s.n, p, q, c4 + k4)) {
+  const list = [...runs(gpu, s.n, p, q, c4 + k4)];
+  const ofRun = (run: Omit<TileRows, "c4">, to: Storage) => {
     const tiles = run.rows * run.tilesX;
     const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
     const g = gpu.alloc(16 * tiles * k4 * 16, "winograd gradient");
     const from = { ...run, h: s.h, w: s.w, c4 };
     winogradInput(gpu, from, s.padding, { x: b.x, v });
     winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g });
-    const part = gpu.alloc(entries * 16, "winograd dU");
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
-    products(productShape(from, s.c, s.k), { x: v, dy: g, dw: part, live: live && { mask: live, n: 1 } });
-    if (live) gpu.free(live);
-    for (const storage of [v, g]) gpu.free(storage);
-    if (!sum) {
-      sum = part;
-      continue;
-    }
-    const both: Storage = gpu.alloc(entries * 16, "winograd dU");
-    weightedSum(gpu, entries, { alpha: 1, beta: 1 }, { a: sum, b: part, y: both });
-    for (const storage of [sum, part]) gpu.free(storage);
-    sum = both;
-  }
-  if (!sum) return;
-  winogradWeightBackward(gpu, { rows: 4 * c4, k4 }, { du: sum, dw: b.dw });
-  gpu.free(sum);
+    products(productShape(from, s.c, s.k), { x: v, dy: g, dw: to, live: live && { mask: live, n: 1 } });
+    for (const storage of [v, g, ...(live ? [live] : [])]) gpu.free(storage);
+  };
+  const du = gpu.alloc(entries * 16, "winograd dU");
+  sumOfParts(gpu, entries, list.length, (i, to) => ofRun(list[i], to), du);
+  winogradWeightBackward(gpu, { rows: 4 * c4, k4 }, { du, dw: b.dw });
+  gpu.free(du);
 }
