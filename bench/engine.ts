@@ -1,6 +1,6 @@
 /** The kernels of the convolution engine, of which a convolution runs those that the adapter and the shape call for. */
 export const ENGINE_KERNELS: readonly string[] = [
-  ...["gatherRegister", "gatherSubgroup", "gatherWorkgroup", "gatherMatrix", "gatherFinish"],
+  ...["gatherRegister", "gatherSubgroup", "gatherWorkgroup", "gatherMatrix", "gatherFinish", "liveBits", "liveOrder"],
   ...["weightRegister", "weightSubgroup", "weightWorkgroup", "weightMatrix"],
   ...[
     "winogradInput",

@@ -20,6 +20,7 @@ import {
   type TileSize,
 } from "./gather.js";
 import { gatherFinishKernel } from "./gatherTile.js";
+import { liveOrder } from "./liveOrder.js";
 import { gatherMatrixKernel, matrixTile } from "./matrix.js";
 import { gatherRegisterKernel, registerSpec, registerTile, SIMPLE } from "./register.js";
 import { gatherSubgroupKernel, subgroupTile } from "./subgroup.js";
@@ -55,21 +56,30 @@ export function launchGather<Spec>(
   splits = 1,
 ): void {
   const params = gatherParams(s, direction, tile, buffers, options);
-  countGather(gpu, s, direction, params, tile.pixels, buffers.live?.mask);
+  const order = buffers.live && liveOrder(gpu, params, buffers.live.mask);
+  countGather(gpu, s, direction, params, tile.pixels, order);
   const part = params.outPixels * params.outC4 * 16;
   const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / part);
   if (Math.min(splits, affordable) <= 1) {
-    gpu.dispatch(kernel, spec, params, gatherBuffers(buffers), tile.grid(params.items));
-    return;
+    gpu.dispatch(kernel, spec, params, gatherBuffers(buffers, order), tile.grid(params.items));
+  } else {
+    const parts = Math.min(splits, affordable);
+    const partial = gpu.alloc(parts * part, "convolution partial sums");
+    const { src, weight } = buffers;
+    const raw = { ...params, splits: parts, flags: params.flags & FLAG.skipping };
+    gpu.dispatch(
+      kernel,
+      spec,
+      raw,
+      gatherBuffers({ src, weight, dst: partial }, order),
+      tile.grid(params.items * parts),
+    );
+    const [sums, , ...epilogue] = gatherBuffers({ ...buffers, src: partial }, buffers.live?.mask);
+    const finished = [sums, ...epilogue];
+    gpu.dispatch(gatherFinishKernel, undefined, { ...params, splits: parts }, finished, linearGrid(part / 16));
+    gpu.free(partial);
   }
-  const parts = Math.min(splits, affordable);
-  const partial = gpu.alloc(parts * part, "convolution partial sums");
-  const { src, weight, live } = buffers;
-  const raw = { ...params, splits: parts, flags: params.flags & FLAG.skipping };
-  gpu.dispatch(kernel, spec, raw, gatherBuffers({ src, weight, live, dst: partial }), tile.grid(params.items * parts));
-  const finished = gatherBuffers({ ...buffers, src: partial });
-  gpu.dispatch(gatherFinishKernel, undefined, { ...params, splits: parts }, finished, linearGrid(part / 16));
-  gpu.free(partial);
+  if (order) gpu.free(order);
 }
 
 /** Records one gather pass; `chosen` overrides what the adapter and the shape would choose. */

@@ -9,7 +9,7 @@ import { defineKernel } from "../../gpu/kernel.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { convOutputSize, type ConvShape } from "../shape.js";
-import { type Direction, GATHER_NUMBERING, GATHER_PARAMS, type gatherParams } from "./gather.js";
+import { type Direction, GATHER_NUMBERING, GATHER_ORDER, GATHER_PARAMS, type gatherParams } from "./gather.js";
 import type { PixelMask } from "../slabs.js";
 
 export interface Flops {
@@ -142,19 +142,19 @@ export const gatherCountKernel = defineKernel({
   params: { ...GATHER_PARAMS, tilePixels: "u32", slot: "u32" },
   bindings: ["read", "read_write"],
   wgsl: () => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> live_mask: array<f32>;                // [N|1,outH,outW]
+@group(0) @binding(1) var<storage, read> order: array<u32>;                    // [orderGroups,pixels]
 @group(0) @binding(2) var<storage, read_write> counts: array<atomic<u32>>;
-${GATHER_NUMBERING}
+${GATHER_NUMBERING}${GATHER_ORDER}
 ${linearMain(
   "p.items / p.tilesK",
   `  let tile = tile_of(id * p.tilesK);
   var inside = 0u;
   var any = false;
   for (var m = 0u; m < p.tilePixels; m++) {
-    let at = pixel_of(tile, tile.first * p.tilePixels + m).out;
-    if (at == NOWHERE) { continue; }
+    let pixel = pixel_of(tile, tile.first * p.tilePixels + m);
+    if (pixel.out == NOWHERE) { continue; }
     inside++;
-    any = any || live_mask[at % p.livePixels] != 0.0;
+    any = any || pixel.live;
   }
   if (!any) { return; }
   var rows = 0u;
@@ -177,24 +177,24 @@ function allUnits(s: ConvShape, p: ReturnType<typeof gatherParams>): number {
   return s.n * axis(p.outH, p.divH, p.offH, p.stepH, p.kh) * axis(p.outW, p.divW, p.offW, p.stepW, p.kw);
 }
 
-/** Counts a gather pass, if anybody wants to know; `tilePixels` are computed or skipped together. */
+/** Counts a gather pass, if anybody wants to know; `tilePixels` of the `order` are computed or skipped together. */
 export function countGather(
   gpu: Gpu,
   s: ConvShape,
   direction: Direction,
   params: ReturnType<typeof gatherParams>,
   tilePixels: number,
-  live: Storage | undefined,
+  order: Storage | undefined,
 ): void {
   const counter = counterOf(gpu);
   if (!counter) return;
   const kernel = direction === "forward" ? "pconvForward" : "pconvBackwardInput";
   if (!counter.inScope) counter.within(kernel, plainFlops(s), 1, () => undefined);
   const flops = 2 * s.c * s.k;
-  if (!live) return counter.addKnown(kernel, flops, allUnits(s, params));
+  if (!order) return counter.addKnown(kernel, flops, allUnits(s, params));
   const { counts, slot } = counter.addUnknown(kernel, flops);
   const grid = linearGrid(params.items / params.tilesK);
-  gpu.dispatch(gatherCountKernel, undefined, { ...params, tilePixels, slot }, [live, counts], grid);
+  gpu.dispatch(gatherCountKernel, undefined, { ...params, tilePixels, slot }, [order, counts], grid);
 }
 
 /** Units are pixels. */

@@ -9,9 +9,9 @@
  *
  * Outputs are dealt with in classes of equal (y mod stride, x mod stride): within one, the taps that apply are the same and
  * source = index * mul + tap offset, with index counting the pixels of the class. `mul` is the stride in the forward pass (one
- * class) and 1 in the input gradient. A *tile* is a block of pixels of one class, as square as can be, times a run of channels; on
- * small or odd maps, where blocks would stick out, it is a run of consecutive pixels across rows and images. Tiles none of
- * whose pixels is live are not computed.
+ * class) and 1 in the input gradient. A *tile* is a run of pixels of one class, across rows and images, times a run of channels.
+ * Where only some pixels are live, the class is gone through in an order that has these first (`liveOrder.ts`), and tiles without
+ * one are not computed: the work is in proportion to the live pixels, whatever the shape of the hole.
  *
  * Epilogue, in this order: add what dst held (`accumulate`); times scale[pixel]; plus bias[k] (times biasScale[pixel] where there
  * is a scale); activation. A pixel of a tile that was not computed takes base[pixel,k] where there is a base, else the sum 0.
@@ -75,11 +75,6 @@ export const GATHER_PARAMS = {
   classes: "u32",
   classH: "u32",
   classW: "u32",
-  /** Size of a tile's block of pixels, 0 where tiles are runs, and blocks of an image of the class. */
-  blockH: "u32",
-  blockW: "u32",
-  blocksY: "u32",
-  blocksX: "u32",
   /** Pixels in one group (all images, or one) of a class, and vec4s from one image's weight to the next. */
   pixels: "u32",
   images: "u32",
@@ -94,6 +89,10 @@ export const GATHER_PARAMS = {
   flags: "u32",
   scalePixels: "u32",
   livePixels: "u32",
+  /** Tiles are gone through in so many streams that advance together, see `tile_of`. */
+  streams: "u32",
+  /** Groups with an order of pixels of their own; the others share these. */
+  orderGroups: "u32",
   slope: "f32",
 } as const;
 
@@ -139,23 +138,8 @@ export const gatherFlags = (b: GatherBuffers, o: GatherOptions): number =>
   (b.live ? FLAG.skipping : 0) |
   (b.base ? FLAG.based : 0);
 
-/** Share of a map's pixels by which blocks may stick out of it. */
-const BLOCK_WASTE = 0.13;
-
-/**
- * The blocks of `pixels` pixels that cover a map of one class: as square as powers of two allow, because the fewer tiles touch
- * the live pixels and the fewer source pixels a tile reads. All zeros where they would waste too much.
- */
-function blocksOf(pixels: number, classH: number, classW: number) {
-  const blockH = 2 ** Math.floor(Math.log2(pixels) / 2);
-  const blockW = pixels / blockH;
-  const [blocksY, blocksX] = [Math.ceil(classH / blockH), Math.ceil(classW / blockW)];
-  const covered = blocksY * blockH * blocksX * blockW;
-  if (blockH === 1 || !Number.isInteger(blockW) || covered > (1 + BLOCK_WASTE) * classH * classW) {
-    return { blockH: 0, blockW: 0, blocksY: 0, blocksX: 0 };
-  }
-  return { blockH, blockW, blocksY, blocksX };
-}
+/** Streams of tiles where only some are computed. */
+const STREAMS = 16;
 
 /** Sizes of the pass as the WGSL reads them. */
 export function gatherParams(
@@ -168,9 +152,9 @@ export function gatherParams(
   const forward = direction === "forward";
   const size = gatherSize(s, direction, o.weightPerImage ?? false);
   const { outH, outW } = size;
-  const blocks = blocksOf(tile.pixels, size.classH, size.classW);
-  const pixels = blocks.blockW ? size.images * blocks.blocksY * blocks.blocksX * tile.pixels : size.pixels;
-  const tiles = Math.ceil(pixels / tile.pixels);
+  const needed = Math.ceil(size.pixels / tile.pixels);
+  const streams = b.live ? Math.min(STREAMS, needed) : 1;
+  const tiles = streams * Math.ceil(needed / streams);
   const tilesK = Math.ceil(size.out4 / tile.channels4);
   const flags = gatherFlags(b, o);
   const perImage = outH * outW;
@@ -195,8 +179,7 @@ export function gatherParams(
     classes: size.classes,
     classH: size.classH,
     classW: size.classW,
-    ...blocks,
-    pixels,
+    pixels: size.pixels,
     images: size.images,
     weightStride: o.weightPerImage ? s.kernel[0] * s.kernel[1] * size.src4 * 4 * size.out4 : 0,
     tiles,
@@ -207,6 +190,9 @@ export function gatherParams(
     flags,
     scalePixels: (b.scale?.n ?? 1) * perImage,
     livePixels: (b.live?.n ?? 1) * perImage,
+    streams,
+    // Images with weights of their own are groups of their own, alike where they share the mask.
+    orderGroups: b.live?.n === 1 ? size.classes : size.groups,
     slope: o.slope ?? 0,
   };
 }
@@ -214,14 +200,15 @@ export function gatherParams(
 /**
  * Storage in the order of the bindings; a binding must name some buffer even where nothing reads it. It is one of the same precision as
  * what could stand there, so that no pipeline is made for it.
+ * @param order what `liveOrder` made of `live`
  */
-export const gatherBuffers = (b: GatherBuffers): Storage[] => [
+export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
   b.src,
   b.weight,
   b.bias ?? b.weight,
   b.scale?.scale ?? b.weight,
   b.scale?.biasScale ?? b.weight,
-  b.live?.mask ?? b.weight,
+  order ?? b.weight,
   b.base ?? b.src,
   b.dst,
 ];
@@ -254,7 +241,10 @@ fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
 }
 `;
 
-/** WGSL of `tile_of`, `pixel_of`, `row_offset` and `column_offset`: where a tile lies. Reads nothing but the uniforms. */
+/** Set in an order's entries for pixels that are not live. */
+export const DEAD = 0x80000000;
+
+/** WGSL of `tile_of`, `group_of`, `place`, `row_offset` and `column_offset`: where a tile lies. Reads nothing but the uniforms. */
 export const GATHER_NUMBERING = /* wgsl */ `
 const NOWHERE = 0xffffffffu;
 ${QUOTIENT}
@@ -263,49 +253,54 @@ struct Tile {
   first: u32,     // tile over the pixels of the group
   cls: vec2<i32>, // class of the output pixels: y mod stride, x mod stride
   image: u32,     // first image of the group
+  order: u32,     // where the group's order of pixels begins
 }
 
+/** The first tile of a group: all pixels of a class, of all images or of one. */
+fn group_of(number: u32) -> Tile {
+  let images = quotient(number, p.classes);
+  let cls = number - images * p.classes;
+  let cls_y = quotient(cls, p.clsW);
+  let class_of = vec2<i32>(i32(cls_y), i32(cls - cls_y * p.clsW));
+  let shared_order = number - quotient(number, p.orderGroups) * p.orderGroups;
+  return Tile(0u, 0u, class_of, images * p.images, shared_order * p.pixels);
+}
+
+/**
+ * The tile of a workgroup. Where tiles differ in work, those with much come first in their group: streams over the parts of it,
+ * a tile of each in turn, give all workers alike, even one that is handed a fixed share of the workgroups (lavapipe).
+ */
 fn tile_of(id: u32) -> Tile {
   let over_k = quotient(id, p.tilesK);
   let over_tiles = quotient(over_k, p.tiles);
-  let group = quotient(over_tiles, p.classes);
-  let cls = over_tiles - group * p.classes;
-  let cls_y = quotient(cls, p.clsW);
-  let class_of = vec2<i32>(i32(cls_y), i32(cls - cls_y * p.clsW));
-  return Tile(id - over_k * p.tilesK, over_k - over_tiles * p.tiles, class_of, group * p.images);
+  var tile = group_of(over_tiles);
+  tile.k = id - over_k * p.tilesK;
+  let turn = over_k - over_tiles * p.tiles;
+  let round = quotient(turn, p.streams);
+  tile.first = (turn - round * p.streams) * quotient(p.tiles, p.streams) + round;
+  return tile;
 }
 
 struct Pixel {
   out: u32,            // index of the output pixel, or NOWHERE
+  live: bool,
   image: u32,          // first source pixel of its image
   source: vec2<i32>,   // source row and column, before the tap's offset
 }
 
-/** Pixel m of the tile's group. */
-fn pixel_of(tile: Tile, m: u32) -> Pixel {
-  var image_in_group: u32;
-  var yy: i32;
-  var xx: i32;
-  if (p.blockW == 0u) {
-    let row = quotient(m, p.classW);
-    image_in_group = quotient(row, p.classH);
-    yy = i32(row - image_in_group * p.classH);
-    xx = i32(m - row * p.classW);
-  } else {
-    let block = quotient(m, p.blockW * p.blockH);
-    let in_block = m - block * p.blockW * p.blockH;
-    let block_row = quotient(block, p.blocksX);
-    image_in_group = quotient(block_row, p.blocksY);
-    let row = quotient(in_block, p.blockW);
-    yy = i32((block_row - image_in_group * p.blocksY) * p.blockH + row);
-    xx = i32((block - block_row * p.blocksX) * p.blockW + in_block - row * p.blockW);
-  }
+/** Pixel m of the tile's group, row by row. */
+fn place(tile: Tile, m: u32) -> Pixel {
+  let row = quotient(m, p.classW);
+  let image_in_group = quotient(row, p.classH);
+  let yy = i32(row - image_in_group * p.classH);
+  let xx = i32(m - row * p.classW);
   let n = tile.image + image_in_group;
   let y = yy * p.divH + tile.cls.x;
   let x = xx * p.divW + tile.cls.y;
   let inside = m < p.pixels && y < i32(p.outH) && x < i32(p.outW);
   let image = select(0u, n * p.srcH * p.srcW, inside);
-  return Pixel(select(NOWHERE, (n * p.outH + u32(y)) * p.outW + u32(x), inside), image, vec2<i32>(yy * p.mulH, xx * p.mulW));
+  let at = select(NOWHERE, (n * p.outH + u32(y)) * p.outW + u32(x), inside);
+  return Pixel(at, inside, image, vec2<i32>(yy * p.mulH, xx * p.mulW));
 }
 
 /** Offset of tap i (or j) in source rows (columns); the tap does not apply to the class unless it divides. */
@@ -313,8 +308,20 @@ fn row_offset(tile: Tile, i: u32) -> i32 { return tile.cls.x + p.offH + i32(i) *
 fn column_offset(tile: Tile, j: u32) -> i32 { return tile.cls.y + p.offW + i32(j) * p.stepW; }
 `;
 
+/** WGSL of `pixel_of`; needs the numbering and `order`. */
+export const GATHER_ORDER = /* wgsl */ `
+/** Pixel m of the tile's group, live ones first. */
+fn pixel_of(tile: Tile, m: u32) -> Pixel {
+  if ((p.flags & ${FLAG.skipping}u) == 0u) { return place(tile, m); }
+  let entry = order[tile.order + min(m, p.pixels - 1u)];
+  var pixel = place(tile, select(p.pixels, entry & ${DEAD - 1}u, m < p.pixels));
+  pixel.live = pixel.live && entry < ${DEAD}u;
+  return pixel;
+}
+`;
+
 /**
- * WGSL that every backend starts with: bindings, `tile_of`, `pixel_of`, `source_row`, `source_column`, `live`, `store`.
+ * WGSL that every backend starts with: bindings, `tile_of`, `pixel_of`, `row_offset`, `column_offset`, `in_image`, `address`, `store`.
  */
 export const GATHER_PRELUDE = /* wgsl */ `
 @group(0) @binding(1) var<storage, read> src: array<vec4f>;          // [N,srcH,srcW,srcC]
@@ -322,21 +329,16 @@ export const GATHER_PRELUDE = /* wgsl */ `
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;         // [outC]
 @group(0) @binding(4) var<storage, read> scale: array<f32>;          // [N|1,outH,outW]
 @group(0) @binding(5) var<storage, read> bias_scale: array<f32>;     // [N|1,outH,outW]
-@group(0) @binding(6) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]
+@group(0) @binding(6) var<storage, read> order: array<u32>;          // [orderGroups,pixels]
 @group(0) @binding(7) var<storage, read> base: array<vec4f>;         // [N,outH,outW,outC]
 @group(0) @binding(8) var<storage, read_write> dst: array<vec4f>;    // [N,outH,outW,outC]
 
-${GATHER_NUMBERING}
+${GATHER_NUMBERING}${GATHER_ORDER}
 fn in_image(at: vec2<i32>) -> bool { return u32(at.x) < p.srcH && u32(at.y) < p.srcW; }
 
 /** First vec4 of a source pixel; of pixel 0 when it lies outside, so that the address is always good. */
 fn address(pixel: Pixel, at: vec2<i32>) -> u32 {
   return (pixel.image + select(0u, u32(at.x) * p.srcW + u32(at.y), in_image(at))) * p.srcC4;
-}
-
-fn live(pixel: Pixel) -> bool {
-  if (pixel.out == NOWHERE) { return false; }
-  return (p.flags & ${FLAG.skipping}u) == 0u || live_mask[pixel.out - quotient(pixel.out, p.livePixels) * p.livePixels] != 0.0;
 }
 
 ${EPILOGUE}`;

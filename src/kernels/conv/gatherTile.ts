@@ -10,7 +10,7 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
-import { FLAG, GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
+import { EPILOGUE, FLAG, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
 import { range } from "./range.js";
 
 /**
@@ -73,7 +73,7 @@ var<workgroup> computed_tile: u32;
 fn is_computed(tile: Tile, local: u32) -> bool {
   if ((p.flags & ${FLAG.skipping}u) == 0u) { return true; }
   for (var m = local; m < ${pixels}u; m += ${invocations}u) {
-    if (live(pixel_of(tile, tile.first * ${pixels}u + m))) { atomicStore(&live_pixels, 1u); }
+    if (pixel_of(tile, tile.first * ${pixels}u + m).live) { atomicStore(&live_pixels, 1u); }
   }
   workgroupBarrier(); // every invocation has looked at its pixels before one reads the result
   if (local == 0u) { computed_tile = atomicLoad(&live_pixels); }
@@ -151,17 +151,24 @@ export function tileReads({ pixels, channels4, depth4, fillers, fillsA, fillsB }
   return { setup, read, next: `walk = advance(walk, ${depth4}u, across.count);` };
 }
 
-/** Adds the parts that the workgroups of a split reduction left in \`src\` [splits,N,outH,outW,outC], and finishes. */
+/** Adds the parts that the workgroups of a split reduction left in `src` [splits,N,outH,outW,outC], and finishes. */
 export const gatherFinishKernel = defineKernel({
   name: "gatherFinish",
   params: GATHER_PARAMS,
-  bindings: GATHER_BINDINGS,
+  bindings: ["read", "read", "read", "read", "read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
-${GATHER_PRELUDE}
+@group(0) @binding(1) var<storage, read> src: array<vec4f>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4f>;         // [outC]
+@group(0) @binding(3) var<storage, read> scale: array<f32>;          // [N|1,outH,outW]
+@group(0) @binding(4) var<storage, read> bias_scale: array<f32>;     // [N|1,outH,outW]
+@group(0) @binding(5) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]
+@group(0) @binding(6) var<storage, read> base: array<vec4f>;         // [N,outH,outW,outC]
+@group(0) @binding(7) var<storage, read_write> dst: array<vec4f>;    // [N,outH,outW,outC]
+${EPILOGUE}
 ${linearMain(
   "p.outPixels * p.outC4",
   `  let pixel = id / p.outC4;
-  let computed = live(Pixel(pixel, 0u, vec2<i32>()));
+  let computed = (p.flags & ${FLAG.skipping}u) == 0u || live_mask[pixel % p.livePixels] != 0.0;
   var total = vec4f();
   if (computed) {
     for (var split = 0u; split < p.splits; split++) { total += src[split * p.outPixels * p.outC4 + id]; }

@@ -41,7 +41,7 @@ ${linearMain(
   ${U.map((u) => `let k_${u} = min(k0 + ${u}u, p.outC4 - 1u);`).join(" ")}
   ${T.map((t) => `let pixel_${t} = pixel_of(tile, tile.first * ${pixels}u + ${t}u);`).join("\n  ")}
   ${T.flatMap((t) => U.map((u) => `var a_${t}_${u} = vec4f();`)).join(" ")}
-  let computed = ${T.map((t) => `live(pixel_${t})`).join(" || ")};
+  let computed = ${T.map((t) => `pixel_${t}.live`).join(" || ")};
   if (computed) {
     for (var i = 0u; i < p.kh; i++) {
       let row = row_offset(tile, i);

@@ -68,7 +68,7 @@ fn main(
   let first = tile.first * ${(pixels * lanes) / lanesK}u + part * ${pixels}u + lane_k;
   ${own.map((o) => `let pixel_${o} = pixel_of(tile, first + ${o * lanesK}u);`).join("\n  ")}
   ${T.map((t) => `var a_${t} = vec4f();`).join(" ")}
-  let computed = subgroupAny(${own.map((o) => `live(pixel_${o})`).join(" || ")});
+  let computed = subgroupAny(${own.map((o) => `pixel_${o}.live`).join(" || ")});
   if (computed) {
     for (var i = 0u; i < p.kh; i++) {
       let row = row_offset(tile, i);
