@@ -70,11 +70,13 @@ fn main(
     let in_row = in_weight && u32(y) < p.h;
     if (!subgroupAny(in_row)) { continue; }
     let source = (row / p.p * p.h + select(0u, u32(y), in_row)) * p.w;
+    let live_row = row * p.q % p.livePixels;
     for (var q = 0u; q < p.q; q += ${SUBGROUP_STEP}u) {
+      var wanted = true;
       if (p.skipping != 0u) {
-        let at = min(q + lane % ${SUBGROUP_STEP}u, p.q - 1u);
-        if (!subgroupAny(live_mask[(row * p.q + at) % p.livePixels] != 0.0)) { continue; }
+        wanted = live_mask[live_row + min(q + lane % ${SUBGROUP_STEP}u, p.q - 1u)] != 0.0;
       }
+      if (!subgroupAny(wanted)) { continue; }
       ${own
         .map(
           (o) => `let q_${o} = q + lane / ${SUBGROUP_ROWS4}u + ${(o * lanes) / SUBGROUP_ROWS4}u;

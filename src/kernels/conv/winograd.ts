@@ -135,10 +135,10 @@ export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvSh
     const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
     const g = gpu.alloc(16 * tiles * k4 * 16, "winograd gradient");
     const from = { ...run, h: s.h, w: s.w, c4 };
-    winogradInput(gpu, from, s.padding, { x: b.x, v });
-    winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g });
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
+    winogradInput(gpu, from, s.padding, { x: b.x, v, live }, "zero");
+    winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g, live });
     products(productShape(from, s.c, s.k), { x: v, dy: g, dw: to, live: live && { mask: live, n: 1 } });
     for (const storage of [v, g, ...(live ? [live] : [])]) gpu.free(storage);
   };

@@ -73,9 +73,25 @@ const applyB = (to: (i: number) => string, from: (i: number) => string): string 
     `${to(3)} = ${from(1)} - ${from(3)};`,
   ].join(" ");
 
+/**
+ * What stands in a transformed tile that is not live: its transform, whatever was there (no product of it is computed, or used), or
+ * zeros (products with it are added).
+ */
+const DEAD_TILES = { computed: 0, left: 1, zero: 2 } as const;
+type DeadTiles = Exclude<keyof typeof DEAD_TILES, "computed">;
+
+const deadTiles = (live: Storage | undefined, dead: DeadTiles) => ({ dead: DEAD_TILES[live ? dead : "computed"] });
+
+const SKIP_DEAD = /* wgsl */ `if (p.dead != ${DEAD_TILES.computed}u && live_tile[tile] == 0.0) {
+    if (p.dead == ${DEAD_TILES.zero}u) { ${range(16)
+      .map((t) => `v[${t}u * plane + id] = vec4f();`)
+      .join(" ")} }
+    return;
+  }`;
+
 export const winogradInputKernel = defineKernel({
   name: "winogradInput",
-  params: { ...TILE_PARAMS, padH: "i32", padW: "i32", skipping: "u32" },
+  params: { ...TILE_PARAMS, padH: "i32", padW: "i32", dead: "u32" },
   bindings: ["read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;                // [N,H,W,C]
@@ -84,7 +100,7 @@ export const winogradInputKernel = defineKernel({
 ${QUOTIENT}${linearMain(
     "p.rows * p.tilesX * p.c4",
     `${WHERE}
-  if (p.skipping != 0u && live_tile[tile] == 0.0) { return; } // its products are not computed, or not used
+  ${SKIP_DEAD}
   let y0 = i32(2u * ty) - p.padH;
   let x0 = i32(2u * tx) - p.padW;
   ${R4.map((j) => {
@@ -121,8 +137,9 @@ export function winogradInput(
   s: TileRows,
   padding: readonly [number, number],
   b: { readonly x: Storage; readonly v: Storage } & LiveTiles,
+  dead: DeadTiles = "left",
 ): void {
-  const params = { ...tileParams(s), padH: padding[0], padW: padding[1], skipping: Number(b.live !== undefined) };
+  const params = { ...tileParams(s), padH: padding[0], padW: padding[1], ...deadTiles(b.live, dead) };
   gpu.dispatch(winogradInputKernel, undefined, params, [b.x, b.live ?? b.x, b.v], linearGrid(s.rows * s.tilesX * s.c4));
 }
 
@@ -189,14 +206,16 @@ export function winogradOutput(
 
 export const winogradGradientKernel = defineKernel({
   name: "winogradGradient",
-  params: TILE_PARAMS,
-  bindings: ["read", "read_write"],
+  params: { ...TILE_PARAMS, dead: "u32" },
+  bindings: ["read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> dy: array<vec4f>;               // [N,P,Q,K]
-@group(0) @binding(2) var<storage, read_write> v: array<vec4f>;          // [16,rows,tilesX,K]
+@group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
+@group(0) @binding(3) var<storage, read_write> v: array<vec4f>;          // [16,rows,tilesX,K]
 ${QUOTIENT}${linearMain(
     "p.rows * p.tilesX * p.c4",
     `${WHERE}
+  ${SKIP_DEAD}
   ${[0, 1].map((i) => [0, 1].map((j) => `let d_${i}_${j} = gradient(n, 2u * ty + ${i}u, 2u * tx + ${j}u, c);`).join(" ")).join("\n  ")}
   ${[0, 1].map((j) => `let t_0_${j} = d_0_${j}; let t_1_${j} = d_0_${j} + d_1_${j}; let t_2_${j} = d_0_${j} - d_1_${j}; let t_3_${j} = -d_1_${j};`).join("\n  ")}
   ${R4.map((i) => {
@@ -211,9 +230,20 @@ fn gradient(n: u32, y: u32, x: u32, c: u32) -> vec4f {
 `,
 });
 
-/** Records A dy A' of a run of tiles; sizes are dy's. */
-export function winogradGradient(gpu: Gpu, s: TileRows, b: { readonly dy: Storage; readonly v: Storage }): void {
-  gpu.dispatch(winogradGradientKernel, undefined, tileParams(s), [b.dy, b.v], linearGrid(s.rows * s.tilesX * s.c4));
+/** Records A dy A' of a run of tiles, zeros in those that are not live; sizes are dy's. */
+export function winogradGradient(
+  gpu: Gpu,
+  s: TileRows,
+  b: { readonly dy: Storage; readonly v: Storage } & LiveTiles,
+): void {
+  const params = { ...tileParams(s), ...deadTiles(b.live, "zero") };
+  gpu.dispatch(
+    winogradGradientKernel,
+    undefined,
+    params,
+    [b.dy, b.live ?? b.dy, b.v],
+    linearGrid(s.rows * s.tilesX * s.c4),
+  );
 }
 
 export const winogradLiveKernel = defineKernel({
