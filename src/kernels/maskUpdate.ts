@@ -20,6 +20,8 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { range } from "./conv/range.js";
+import { QUOTIENT } from "./quotient.js";
 import { CONV_PARAMS, convOutputSize, convParams, type ConvShape } from "./shape.js";
 
 /** Which implementation's layer: they differ in ratio, mask update and what the bias does in holes. */
@@ -37,34 +39,49 @@ export interface MaskUpdateShape extends ConvShape {
   readonly channels: number;
 }
 
-const { n, h, w, p, q, kh, kw, strideH, strideW, padH, padW, dilH, dilW } = CONV_PARAMS;
+interface MaskUpdateTile extends MaskUpdateSpec {
+  /** Width of the window: a loop over it takes longer than what it does. */
+  readonly kw: number;
+  /** One mask group, the usual case. */
+  readonly single: boolean;
+}
+
+const { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW } = CONV_PARAMS;
 
 export const maskUpdateKernel = defineKernel({
   name: "maskUpdate",
-  params: { n, h, w, p, q, kh, kw, strideH, strideW, padH, padW, dilH, dilW, groups: "u32", window: "f32" },
+  params: { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW, groups: "u32", window: "f32" },
   bindings: ["read", "read", "read_write", "read_write", "read_write"],
-  wgsl: ({ convention, biased }: MaskUpdateSpec) => /* wgsl */ `
+  wgsl: ({ convention, biased, kw, single }: MaskUpdateTile) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> mask: array<f32>;               // [N,H,W,G]
 @group(0) @binding(2) var<storage, read> weight: array<f32>;             // [G] channels per group
 @group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
 @group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
 @group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
-${linearMain(
-  "p.n * p.p * p.q",
-  `  let q = id % p.q;
-  let row = (id / p.q) % p.p;
-  let n = id / (p.q * p.p);
+${QUOTIENT}${linearMain(
+    "p.n * p.p * p.q",
+    `  let over_q = quotient(id, p.q);
+  let n = quotient(over_q, p.p);
+  let q = id - over_q * p.q;
+  let row = over_q - n * p.p;
+  let x0 = i32(q) * p.strideW - p.padW;
   var sum = 0.0;
   for (var i = 0u; i < p.kh; i++) {
     let y = i32(row) * p.strideH + i32(i) * p.dilH - p.padH;
-    if (y < 0 || y >= i32(p.h)) { continue; }
-    for (var j = 0u; j < p.kw; j++) {
-      let x = i32(q) * p.strideW + i32(j) * p.dilW - p.padW;
-      if (x < 0 || x >= i32(p.w)) { continue; }
-      let at = ((n * p.h + u32(y)) * p.w + u32(x)) * p.groups;
-      for (var g = 0u; g < p.groups; g++) { sum += weight[g] * mask[at + g]; }
+    let line = (n * p.h + u32(y)) * p.w;
+    if (u32(y) < p.h) {
+      ${range(kw)
+        .map((j) => {
+          const x = `let x_${j} = u32(x0 + ${j} * p.dilW); let at_${j} = line + min(x_${j}, p.w - 1u);`;
+          const add = single
+            ? `sum += select(0.0, mask[at_${j}], x_${j} < p.w);`
+            : `for (var g = 0u; g < p.groups && x_${j} < p.w; g++) { sum += weight[g] * mask[at_${j} * p.groups + g]; }`;
+          return `${x} ${add}`;
+        })
+        .join("\n      ")}
     }
   }
+  ${single ? "sum *= weight[0];" : ""}
   ${
     convention === "pytorch"
       ? `let u = select(0.0, 1.0, sum != 0.0);
@@ -75,7 +92,7 @@ ${linearMain(
   scale[id] = s;
   bias_scale[id] = ${convention === "keras" ? "1.0" : "u"};
   mask_out[id] = u;`,
-)}
+  )}
 `,
 });
 
@@ -96,7 +113,13 @@ export function maskUpdate(gpu: Gpu, s: MaskUpdateShape, spec: MaskUpdateSpec, b
   const size = convOutputSize("maskUpdate", s);
   const params = { ...convParams(s, size), groups: s.c, window: windowSize(s, spec.convention) };
   const buffers = [b.mask, b.weight, b.scale, b.biasScale, b.maskOut];
-  gpu.dispatch(maskUpdateKernel, spec, params, buffers, linearGrid(s.n * size[0] * size[1]));
+  gpu.dispatch(
+    maskUpdateKernel,
+    { ...spec, kw: s.kernel[1], single: s.c === 1 },
+    params,
+    buffers,
+    linearGrid(s.n * size[0] * size[1]),
+  );
 }
 
 /** The same equations in float64. */
