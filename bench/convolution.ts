@@ -90,6 +90,7 @@ abstract class Convolution implements ConvWorkload {
   constructor(
     protected readonly gpu: Gpu,
     protected readonly o: ConvCase,
+    pass: Pass,
   ) {
     const { layer } = o;
     const [p, q] = convOutputSize("pconv-bench", layer);
@@ -98,7 +99,7 @@ abstract class Convolution implements ConvWorkload {
     this.inputPixels = layer.n * layer.h * layer.w;
     this.taps = layer.kernel[0] * layer.kernel[1];
     this.mask = o.holes === null ? null : new MaskSide(this.memory, layer, o.holes);
-    this.flops = convFlops(layer, this.mask?.values);
+    this.flops = convFlops(layer, this.mask?.values, pass);
   }
 
   abstract fill(seed: number): void;
@@ -144,7 +145,7 @@ class Forward extends Convolution {
   readonly bytes: number;
 
   constructor(gpu: Gpu, o: ConvCase) {
-    super(gpu, o);
+    super(gpu, o, "forward");
     const { c, k } = o.layer;
     this.bytes = this.traffic([this.inputPixels, c], [this.outputPixels, k]);
     this.buffers = {
@@ -196,8 +197,8 @@ abstract class Gradient extends Convolution {
   protected readonly g: Storage;
   protected gValues: Float32Array = new Float32Array();
 
-  constructor(gpu: Gpu, o: ConvCase) {
-    super(gpu, o);
+  constructor(gpu: Gpu, o: ConvCase, pass: Pass) {
+    super(gpu, o, pass);
     this.g = this.memory.activation(this.outputPixels, o.layer.k);
   }
 
@@ -219,7 +220,7 @@ class BackwardInput extends Gradient {
   private weightValues: Float32Array = new Float32Array();
 
   constructor(gpu: Gpu, o: ConvCase) {
-    super(gpu, o);
+    super(gpu, o, "dx");
     const { c, k } = o.layer;
     this.bytes = this.traffic([this.inputPixels, c], [this.outputPixels, k]);
     this.weight = this.memory.weight(this.taps, c, k);
@@ -271,7 +272,7 @@ class BackwardWeight extends Gradient {
   private xValues: Float32Array = new Float32Array();
 
   constructor(gpu: Gpu, o: ConvCase) {
-    super(gpu, o);
+    super(gpu, o, "dw");
     const { c, k } = o.layer;
     this.bytes = this.traffic([this.inputPixels, c], [this.outputPixels, k]);
     this.x = this.memory.activation(this.inputPixels, c);

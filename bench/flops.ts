@@ -8,6 +8,7 @@
  */
 import { maskUpdateRef } from "../src/kernels/maskUpdate.js";
 import type { ConvShape } from "../src/kernels/shape.js";
+import type { Pass } from "./workload.js";
 import { multiplications, type UNetLayer, unetLayers, VGG16_LAYERS } from "./shapes.js";
 
 export interface Flops {
@@ -48,12 +49,13 @@ const share = (mask: ArrayLike<number>): number => {
 };
 
 /**
- * One pass (any of the three) over one layer. Outputs whose window is all hole are zeros, need nothing, and pass no gradient.
+ * One pass over one layer. Outputs whose window is all hole are zeros, need nothing, and pass no gradient; holes of the input take
+ * none.
  * @param mask of the input, [h,w], 1 = valid; absent for a plain convolution
  */
-export function convFlops(layer: ConvShape, mask?: ArrayLike<number>): Flops {
+export function convFlops(layer: ConvShape, mask?: ArrayLike<number>, pass: Pass = "forward"): Flops {
   const textbook = 2 * multiplications(layer);
-  const needed = mask ? textbook * share(nextMask(layer, mask)) : textbook;
+  const needed = mask ? textbook * share(pass === "dx" ? mask : nextMask(layer, mask)) : textbook;
   const winograd = layer.kernel[0] === 3 && layer.kernel[1] === 3 && layer.stride[0] === 1 && layer.stride[1] === 1;
   return { textbook, needed, least: winograd ? needed / WINOGRAD : needed };
 }

@@ -2,7 +2,7 @@
 import type { Gpu } from "../src/gpu/gpu.js";
 import type { Flops } from "./flops.js";
 import type { Peaks } from "./peak.js";
-import { alternate, type Sampler, type Times } from "./sampling.js";
+import { alternate, medianRatio, type Sampler, type Times, type TimesInTurns } from "./sampling.js";
 import { FlopCounter } from "../src/kernels/conv/flopCounter.js";
 import type { TuneOptions } from "../src/kernels/conv/tuning.js";
 import { tuneWorkloads } from "./tuning.js";
@@ -47,7 +47,7 @@ export interface Measurement {
   readonly entries: number;
   /** Reference time over median time; the former is scaled up from `checked` entries. */
   readonly speedUp: number | null;
-  /** Time of a partial convolution over that of the plain one, measured in turns. */
+  /** Time of a partial convolution over that of the plain one, measured in turns: the median of the turns' ratios. */
   readonly toPlain?: number;
   /** Time of the fastest correct WebGPU peer over ours, measured in turns. */
   readonly overFastestPeer?: number;
@@ -221,10 +221,11 @@ export async function measureGroup(
       const { check, counted } = await checkFresh(gpu, workload);
       lines.push({ ...judge(cases[i], workload, its, check, peaks, gpu.adapter.name), ...counted });
     }
-    const plain = lines.find((m) => m.holes === null && m.error === undefined);
-    if (!plain || lines.length === 1) return lines;
-    return lines.map((m) =>
-      m.holes === null || m.error !== undefined ? m : { ...m, toPlain: m.medianMs! / plain.medianMs! },
+    const plain = lines.findIndex((m) => m.holes === null && m.error === undefined);
+    if (plain < 0 || lines.length === 1) return lines;
+    const of = (i: number) => times[i] as TimesInTurns; // errors were thrown above
+    return lines.map((m, i) =>
+      m.holes === null || m.error !== undefined ? m : { ...m, toPlain: medianRatio(of(i), of(plain)) },
     );
   } finally {
     for (const workload of workloads) workload.free();

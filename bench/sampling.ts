@@ -15,6 +15,11 @@ export interface Times {
   readonly minMs: number;
 }
 
+/** With every round's sample, in their order. */
+export interface TimesInTurns extends Times {
+  readonly rounds: readonly number[];
+}
+
 /** Something that can be timed. */
 export interface Sampler {
   /** Does the work `passes` times, waits for the last result, and says how long one pass took, in milliseconds. */
@@ -28,8 +33,15 @@ export function summarizeTimes(samples: readonly number[]): Times {
   return { medianMs, minMs: sorted[0] };
 }
 
+/** Median over the rounds of one's time over the other's: what slows a whole round down cancels out. */
+export function medianRatio(times: TimesInTurns, over: TimesInTurns): number {
+  const both = times.rounds.slice(0, over.rounds.length);
+  return summarizeTimes(both.map((ms, i) => ms / over.rounds[i])).medianMs;
+}
+
 class Series {
   readonly samples: number[] = [];
+  readonly rounds: number[] = [];
   error: Error | null = null;
   private passes = 1;
   private spent = 0;
@@ -59,6 +71,7 @@ class Series {
     await this.guarded(async () => {
       const ms = await this.sampler.sample(this.passes);
       this.samples.push(ms);
+      this.rounds.push(ms);
       this.spent += ms * this.passes;
     });
   }
@@ -76,7 +89,7 @@ class Series {
  * Times all samplers, a sample of each in every round. One that fails gives its error, and the others go on.
  * @param repeat samples of each; absent: as many as fit a few seconds
  */
-export async function alternate(samplers: readonly Sampler[], repeat?: number): Promise<(Times | Error)[]> {
+export async function alternate(samplers: readonly Sampler[], repeat?: number): Promise<(TimesInTurns | Error)[]> {
   const series = samplers.map((s) => new Series(s));
   for (const s of series) await s.prepare();
   for (;;) {
@@ -84,5 +97,5 @@ export async function alternate(samplers: readonly Sampler[], repeat?: number): 
     if (left.length === 0) break;
     for (const s of left) await s.sample();
   }
-  return series.map((s) => s.error ?? summarizeTimes(s.samples));
+  return series.map((s) => s.error ?? { ...summarizeTimes(s.samples), rounds: s.rounds });
 }

@@ -10,7 +10,7 @@ import { makeNetwork, NETWORK_MAX_ERROR, type NetworkCase } from "./network.js";
 import type { Output } from "./output.js";
 import type { Peaks } from "./peak.js";
 import { PEERS, PeerProcess } from "./peerProcess.js";
-import { comparePeers, type Comparison, peerMeans, summarizePeers } from "./peerSuite.js";
+import { comparePeers, type Comparison, geometricMean, peerMeans, summarizePeers } from "./peerSuite.js";
 import { choose, type Choice, type Group } from "./plan.js";
 import { compileRow, networkRow, profileRow, tableHeader } from "./report.js";
 import { alternate } from "./sampling.js";
@@ -41,11 +41,30 @@ const SLOW_PEER_RATE = 0.4e9;
 
 const caseCost = (c: Case): number => 0.5 + (c.pass && c.kernel.startsWith("pconv") ? Math.max(1, (4 * multiplications(c.layer)) / SLOW_RATE) : 0); // prettier-ignore
 
+/** Partial over plain, by pass and hole share: geometric means over the shapes that were measured. */
+function holesTask(): Task {
+  const run = async ({ out }: Bench) => {
+    const related = out.measured.filter((m) => m.toPlain !== undefined);
+    const means = [...new Set(related.map((m) => m.pass))].flatMap((pass) =>
+      [...new Set(related.map((m) => m.holes))].map((holes) => {
+        const of = related.filter((m) => m.pass === pass && m.holes === holes);
+        return { pass, holes, toPlain: geometricMean(of.map((m) => m.toPlain!)), shapes: of.map((m) => m.shape) };
+      }),
+    );
+    out.words("", "partial over plain, geometric means over the shapes:");
+    for (const { pass, holes, toPlain, shapes } of means) {
+      const words = `  ${pass!.padEnd(8)} holes ${100 * holes!} %: ${toPlain?.toFixed(3)} (${shapes.join(", ")})`;
+      out.summary({ summary: "toPlain", pass, holes, geometricMean: toPlain, shapes }, words);
+    }
+  };
+  return { name: "ratios", cost: 0.1, run };
+}
+
 /** Kernels over shapes or layers. */
 export function kernelTasks(choice: Choice): Task[] {
   const groups = choose(choice);
   const shapes = [...new Set(groups.map(([c]) => c.shape))];
-  return groups.map((group: Group, i): Task => {
+  const measure = groups.map((group: Group, i): Task => {
     const [{ kernel, shape, pass }] = group;
     return {
       name: `${kernel} ${shape} ${pass}`,
@@ -58,6 +77,7 @@ export function kernelTasks(choice: Choice): Task[] {
       },
     };
   });
+  return choice.holes ? [...measure, holesTask()] : measure;
 }
 
 /** Ours against the peers, plain convolutions; `folder` is where they are installed. */
