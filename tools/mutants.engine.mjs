@@ -22,7 +22,7 @@ const passes = [
     find: "orderGroups: b.live?.n === 1 ? size.classes : size.groups,",
     replace: "orderGroups: size.classes,",
     why: "images with weights and masks of their own differ in what is live",
-    tests: ["kernels-convTiles"],
+    tests: ["kernels-liveOrder"],
   },
   {
     name: "pixels before a workgroup's own not counted",
@@ -30,7 +30,7 @@ const passes = [
     find: "if (other < first_word) { before += count; }",
     replace: "if (other < first_word) { before += count * 0u; }",
     why: "two pixels would take one place in the order",
-    tests: ["kernels-convTiles"],
+    tests: ["kernels-liveOrder"],
   },
   {
     name: "dead tiles of Winograd's gradient left as they were",

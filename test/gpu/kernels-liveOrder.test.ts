@@ -26,29 +26,53 @@ function isLive(p: ReturnType<typeof gatherParams>, mask: Float32Array, group: n
   return mask[((n * p.outH + y) * p.outW + x) % p.livePixels] !== 0;
 }
 
-const cases: [string, ConvShape, Direction, { maskN: number; weightPerImage: boolean; holes: number }][] = [
-  ["one image", shape(1, 9, 14, 1), "forward", { maskN: 1, weightPerImage: false, holes: 0.5 }],
-  ["more words than a workgroup has", shape(1, 130, 71, 1), "forward", { maskN: 1, weightPerImage: false, holes: 0.4 }],
-  ["a mask that the batch shares", shape(3, 10, 7, 1), "forward", { maskN: 1, weightPerImage: false, holes: 0.5 }],
-  ["masks of a batch", shape(3, 10, 7, 1), "forward", { maskN: 3, weightPerImage: false, holes: 0.7 }],
+/** `orders`: how many groups have an order of their own. */
+interface Kind {
+  readonly maskN: number;
+  readonly weightPerImage: boolean;
+  readonly holes: number;
+  readonly orders: number;
+}
+
+const cases: [string, ConvShape, Direction, Kind][] = [
+  ["one image", shape(1, 9, 14, 1), "forward", { maskN: 1, weightPerImage: false, holes: 0.5, orders: 1 }],
+  [
+    "more words than a workgroup has",
+    shape(1, 130, 71, 1),
+    "forward",
+    { maskN: 1, weightPerImage: false, holes: 0.4, orders: 1 },
+  ],
+  [
+    "a mask that the batch shares",
+    shape(3, 10, 7, 1),
+    "forward",
+    { maskN: 1, weightPerImage: false, holes: 0.5, orders: 1 },
+  ],
+  ["masks of a batch", shape(3, 10, 7, 1), "forward", { maskN: 3, weightPerImage: false, holes: 0.7, orders: 1 }],
   [
     "classes of stride 2, odd sizes",
     shape(2, 11, 13, 2),
     "backwardInput",
-    { maskN: 2, weightPerImage: false, holes: 0.5 },
+    { maskN: 2, weightPerImage: false, holes: 0.5, orders: 4 },
   ],
-  ["groups of their own", shape(4, 6, 7, 1), "forward", { maskN: 4, weightPerImage: true, holes: 0.5 }],
-  ["groups that share a mask", shape(4, 6, 7, 2), "backwardInput", { maskN: 1, weightPerImage: true, holes: 0.5 }],
-  ["nothing live", shape(1, 40, 40, 1), "forward", { maskN: 1, weightPerImage: false, holes: 1 }],
-  ["all live", shape(1, 40, 40, 1), "forward", { maskN: 1, weightPerImage: false, holes: 0 }],
+  ["groups of their own", shape(4, 6, 7, 1), "forward", { maskN: 4, weightPerImage: true, holes: 0.5, orders: 4 }],
+  [
+    "groups that share a mask",
+    shape(4, 6, 7, 2),
+    "backwardInput",
+    { maskN: 1, weightPerImage: true, holes: 0.5, orders: 4 },
+  ],
+  ["nothing live", shape(1, 40, 40, 1), "forward", { maskN: 1, weightPerImage: false, holes: 1, orders: 1 }],
+  ["all live", shape(1, 40, 40, 1), "forward", { maskN: 1, weightPerImage: false, holes: 0, orders: 1 }],
 ];
 
 describe("live pixels first", () => {
-  it.each(cases)("%s", async (_, s, direction, { maskN, weightPerImage, holes }) => {
+  it.each(cases)("%s", async (_, s, direction, { maskN, weightPerImage, holes, orders }) => {
     const draw = new Draw(3100);
     await withScratch(gpu(), async (t) => {
       const live = (n: number) => ({ live: { n } }) as unknown as GatherBuffers;
       const params = gatherParams(s, direction, TILE, live(maskN), { weightPerImage });
+      expect(params.orderGroups).toBe(orders);
       const mask = draw.mask(maskN * params.outH * params.outW, holes);
       const order = liveOrder(gpu(), params, t.floats(mask));
       const [raw] = await gpu().read(order);

@@ -122,6 +122,21 @@ describe("transforms", () => {
     });
   });
 
+  it("leave zeros in dead tiles where sums go over them, in place of whatever was there", async () => {
+    const live = draw.mask(tiles.rows * tiles.tilesX, 0.5);
+    const alive = (want: Float64Array) => want.map((v, i) => v * live[Math.floor(i / c) % live.length]);
+    await withScratch(gpu(), async (t) => {
+      const [from, mask] = [t.activation(x, c), t.floats(live)];
+      // Scratch results begin as NaN.
+      const [v, g] = ["v", "g"].map((name) => t.outActivation(name, 16 * tiles.rows * tiles.tilesX, c));
+      winogradInput(gpu(), tiles, [1, 1], { x: from, v: v.storage, live: mask }, "zero");
+      winogradGradient(gpu(), tiles, { dy: from, v: g.storage, live: mask });
+      const [gotV, gotG] = await t.read(v, g);
+      expectClose("v", gotV, alive(expected(4, 1, WINOGRAD.Bt, false)), 2e-6, draw.seed);
+      expectClose("g", gotG, alive(expected(2, 0, WINOGRAD.At, true)), 2e-6, draw.seed);
+    });
+  });
+
   it("of the weight, turned and back", async () => {
     const [rows, k] = [4, 8];
     const weight = draw.floats(9 * rows * k);
