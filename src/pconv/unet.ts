@@ -38,7 +38,7 @@ export interface UNetConfig {
 
 const PAPER_CHANNELS = [64, 128, 256, 512, 512, 512, 512, 512];
 const KERNELS = [7, 5, 5];
-const LEAKY_SLOPE = 0.2;
+export const LEAKY_SLOPE = 0.2;
 
 /** Channels of each encoder level at a width; never below 4. */
 export const widthChannels = (width: number, depth: number): number[] =>
@@ -78,6 +78,42 @@ export function unetConfig(given: Partial<UNetConfig> = {}): UNetConfig {
     width,
     channels,
   };
+}
+
+/** Side of the window of encoder level `level`, counted from 1. */
+export const encoderKernel = (level: number): number => KERNELS[level - 1] ?? 3;
+
+/** Channels that decoder level `level`, counted from 1, reads from below and over its skip link, and gives. */
+export function decoderChannels({ channels, depth }: UNetConfig, level: number): { below: number; skip: number } {
+  // The level below gave its skip link's channels, but for the deepest, which reads the encoder's last output.
+  const below = channels[level === depth ? depth - 1 : level - 1];
+  return { below, skip: level === 1 ? 3 : channels[level - 2] };
+}
+
+/**
+ * Names and shapes (PyTorch's layout) of every parameter and running statistic of a network, in no particular order: what a
+ * weight file of it must hold, known before anything is allocated. `num_batches_tracked` is not among them.
+ */
+export function unetTensorShapes(c: UNetConfig): Map<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>();
+  const batchNorm = (block: string, channels: number) => {
+    for (const name of ["weight", "bias", "running_mean", "running_var"]) shapes.set(`${block}.bn.${name}`, [channels]);
+  };
+  for (let level = 1; level <= c.depth; level++) {
+    const [encoder, decoder] = [`enc_${level}`, `dec_${level}`];
+    const outputs = c.channels[level - 1];
+    const side = encoderKernel(level);
+    shapes.set(`${encoder}.conv.weight`, [outputs, level === 1 ? 3 : c.channels[level - 2], side, side]);
+    const { below, skip } = decoderChannels(c, level);
+    shapes.set(`${decoder}.conv.weight`, [skip, below + skip, 3, 3]);
+    if (c.convBias === "all") shapes.set(`${encoder}.conv.bias`, [outputs]);
+    if (c.convBias === "all" || level === 1) shapes.set(`${decoder}.conv.bias`, [skip]);
+    if (level === 1) continue;
+    batchNorm(encoder, outputs);
+    batchNorm(decoder, skip);
+  }
+  if (c.head === "sigmoid") shapes.set("head.weight", [3, 3, 1, 1]).set("head.bias", [3]);
+  return shapes;
 }
 
 /** One level: partial convolution, batch norm where there is one, activation. The decoder's upsampling is the U-Net's. */
@@ -150,7 +186,7 @@ export class PConvUNet extends Module {
     super(gpu);
     const c = unetConfig(config);
     this.config = c;
-    const { channels, depth } = c;
+    const { channels } = c;
     const rng = Rng.of(seed, 0x756e6574); // "unet": weights and data draw from different streams of one seed
     this.encoder = channels.map((outChannels, i) => {
       const bias = c.convBias === "all";
@@ -158,7 +194,7 @@ export class PConvUNet extends Module {
       return new PConvBlock(gpu, c, {
         inChannels,
         outChannels,
-        kernel: KERNELS[i] ?? 3,
+        kernel: encoderKernel(i + 1),
         stride: 2,
         bn: i > 0,
         activation: "relu",
@@ -166,10 +202,8 @@ export class PConvUNet extends Module {
         rng,
       });
     });
-    this.decoder = channels.map((deep, i) => {
-      const skip = i === 0 ? 3 : channels[i - 1];
-      // The level below gave its skip link's channels, but for the deepest, which reads the encoder's last output.
-      const below = i === depth - 1 ? deep : channels[i];
+    this.decoder = channels.map((_, i) => {
+      const { below, skip } = decoderChannels(c, i + 1);
       const last = i === 0;
       return new PConvBlock(gpu, c, {
         inChannels: below + skip,
