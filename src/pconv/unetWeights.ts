@@ -26,6 +26,17 @@ export async function unetToSafetensors(
   return writeSafetensors(await model.stateDict(), unetMetadata(model.config, extra));
 }
 
+/** A model's tensors as a weight file would give them. */
+export async function stateOf(model: PConvUNet): Promise<Map<string, LoadableTensor>> {
+  const state = await model.stateDict();
+  return new Map(
+    [...state].map(([name, { shape, values }]) => [
+      name,
+      { shape, toFloat32: () => Float32Array.from(values, Number) },
+    ]),
+  );
+}
+
 /** The metadata that makes a safetensors file of U-Net tensors one of ours. */
 export const unetMetadata = (
   config: UNetConfig,
