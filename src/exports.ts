@@ -58,11 +58,13 @@ export { tuneInference, tuneTraining, type TunedStep } from "./pconv/tuneNetwork
 
 // Inpainting
 export { PConvUNet, unetConfig, type UNetConfig } from "./pconv/unet.js";
-export { unetFromCheckpoint, unetToSafetensors } from "./pconv/unetWeights.js";
+export { findUNet, unetFromCheckpoint, unetToSafetensors, type UNetWeights } from "./pconv/unetWeights.js";
+export { unetToOnnx } from "./pconv/unetOnnx.js";
+export { unetToPort } from "./pconv/unetPort.js";
 export { Vgg, type VggFeatures } from "./pconv/vgg.js";
 export { InpaintingLoss, LOSS_TERMS, LOSS_WEIGHTS, type LossTerm, type LossVariant } from "./pconv/loss.js";
 export { Trainer, type StepReport, type TrainerConfig } from "./pconv/trainer.js";
-export { inpaint, type Inpainted } from "./pconv/inpaint.js";
+export { defaultTile, inpaint, type Inpainted, type InpaintOptions, type InpaintProgress } from "./pconv/inpaint.js";
 export { psnr } from "./pconv/metrics.js";
 export { grid, hstack, maskToPicture } from "./pconv/contactSheet.js";
 export { holeRatio, type MaskPicture, type MaskSource, type Picture, type PictureSource } from "./pconv/picture.js";
