@@ -2,15 +2,16 @@
 import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../errors.js";
+import { cachedDownload, type DownloadOptions, isUrl } from "./download.js";
 
 /**
- * The bytes of a file.
+ * The bytes of a file on disk, or of one on the web (`http://`, `https://`), which is downloaded once, see `cachedDownload`.
  *
- * @throws {UserError} missing, a folder, or not readable
+ * @throws {UserError} missing, a folder, or not readable; not to be had from the web
  */
-export async function readBytes(path: string): Promise<Buffer> {
+export async function readBytes(path: string, options: DownloadOptions = {}): Promise<Buffer> {
   try {
-    return await readFile(path);
+    return await readFile(isUrl(path) ? await cachedDownload(path, options) : path);
   } catch (cause) {
     throw fileError(path, "read", cause);
   }
