@@ -1,48 +1,48 @@
 /** The loss network from a weight file; Node only. */
-import { FormatError } from "../errors.js";
+import { createHash } from "node:crypto";
 import type { Gpu } from "../gpu/gpu.js";
-import { Vgg } from "../pconv/vgg.js";
-import { quote } from "./byteReader.js";
-import type { TensorEntry } from "./tensorEntry.js";
-import { readWeightsFile } from "./weightsFile.js";
+import type { Vgg } from "../pconv/vgg.js";
+import { isKerasVggName, type VggConvention, vggFromTensors } from "../pconv/vggWeights.js";
+import type { DownloadOptions } from "./download.js";
+import { readBytes } from "./files.js";
+import { readWeights } from "./weights.js";
 
-const help = "give torchvision's VGG16 or VGG19 weights, for example vgg16-397923af.pth, or Keras's as .h5";
+/** torchvision's VGG16 (528 MiB) at its public address, with its digest. */
+export const VGG16_URL =
+  "https://download.pytorch.org/models/vgg16-397923af.pth" +
+  "#sha256=397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0";
+
+/** MD5 of the files that Keras distributes, with and without the classifier; from keras/applications/vgg16.py and vgg19.py. */
+const KERAS_FILES = new Set([
+  "64373286793e3c8b2b4e3219cbf3544b",
+  "6d6bbae143d832006294945121d1f1fc",
+  "cbe5617147190e668d6c5d5026f83318",
+  "253f8cb515780f3b799900260a226db6",
+]);
+
+/** Which input a file's weights want, as far as the file tells: Keras's own are known by name or, renamed, by their digest. */
+export const vggConventionOf = (path: string, bytes: Uint8Array): VggConvention =>
+  isKerasVggName(path) || KERAS_FILES.has(createHash("md5").update(bytes).digest("hex")) ? "caffe" : "torchvision";
+
+export interface LoadVggOptions extends DownloadOptions {
+  /**
+   * What the weights want to see; `auto` (default) takes Keras's own files (`vgg16_weights_tf_dim_ordering_tf_kernels*.h5` and
+   * VGG19's, by name or digest) for `caffe` and all others for `torchvision`. Either is converted exactly.
+   */
+  readonly convention?: VggConvention | "auto";
+}
 
 /**
  * Loads VGG16 or VGG19 (told apart by the weights) from .safetensors, .pth or .h5. Names are torchvision's, `features.0.weight`,
  * with any one prefix before them that ends in a dot: `module.`, `vgg.`, `model.`, `state_dict.`.
  *
- * The weights must be for RGB images normalised by ImageNet's mean and deviation, as torchvision's are; nothing in a file says
- * whether they are, and those that come with Keras are not (BGR of 0..255 less Caffe's mean).
- *
- * @param path the weight file
+ * @param path the weight file, or its URL, such as {@link VGG16_URL}
  * @throws {UserError} if it cannot be read
  * @throws {FormatError} if it is no weight file, a damaged one, or not a VGG
  */
-export async function loadVgg(gpu: Gpu, path: string): Promise<Vgg> {
-  const { tensors } = await readWeightsFile(path);
-  return new Vgg(gpu, withoutPrefix(tensors, path), undefined, path);
-}
-
-/** The tensors of `features`, and what else has its prefix, with that prefix taken off. */
-function withoutPrefix(tensors: ReadonlyMap<string, TensorEntry>, path: string): ReadonlyMap<string, TensorEntry> {
-  const first = "features.0.weight";
-  const prefixes = [...tensors.keys()]
-    .filter((name) => name === first || name.endsWith(`.${first}`))
-    .map((name) => name.slice(0, -first.length));
-  if (prefixes.length === 0) {
-    const [some] = tensors.keys();
-    const got = some === undefined ? "no tensors" : `${tensors.size} others, the first ${quote(some)}`;
-    throw new FormatError(path, `expected the tensors of a VGG (${first} and so on), got ${got}`, help);
-  }
-  if (prefixes.length > 1 && !prefixes.includes("")) {
-    const found = prefixes.map((prefix) => quote(prefix + first)).join(", ");
-    throw new FormatError(path, `expected one VGG, got ${prefixes.length}: ${found}`, "save only the one to use");
-  }
-  const prefix = prefixes.includes("") ? "" : prefixes[0];
-  return new Map(
-    [...tensors]
-      .filter(([name]) => name.startsWith(prefix))
-      .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
-  );
+export async function loadVgg(gpu: Gpu, path: string, options: LoadVggOptions = {}): Promise<Vgg> {
+  const { convention = "auto" } = options;
+  const bytes = await readBytes(path, options);
+  const { tensors } = await readWeights(bytes, path);
+  return vggFromTensors(gpu, tensors, convention === "auto" ? vggConventionOf(path, bytes) : convention, path);
 }

@@ -1,4 +1,5 @@
 /** VGG16 and VGG19 up to pool3: the loss network. Its weights are fixed. */
+import { channelAffine } from "../autograd/ops/channelAffine.js";
 import { conv2d } from "../autograd/ops/conv2d.js";
 import { type HoleReach, holeReach, reachThrough } from "../autograd/ops/receptiveField.js";
 import { reluPool2d } from "../autograd/ops/reluPool2d.js";
@@ -43,6 +44,8 @@ export class Vgg extends Module {
     state: ReadonlyMap<string, LoadableTensor>,
     readonly architecture: VggArchitecture = vggArchitecture(state),
     where = "VGG weights",
+    /** Added to each input channel first, for weights that want another mean (see `vggWeights`); null: nothing. */
+    private readonly inputShift: readonly number[] | null = null,
   ) {
     super(gpu);
     const help = "use torchvision's VGG16 or VGG19 weights, for example vgg16-397923af.pth";
@@ -113,7 +116,8 @@ export class Vgg extends Module {
    * hole, and the composite passes nothing on but what its holes get. So dx is computed within the reach only.
    */
   private together(tape: Tape, images: readonly Tensor[], reach: HoleReach | null): VggFeatures[] {
-    let xs = images;
+    const shift = this.inputShift;
+    let xs = shift ? images.map((x) => channelAffine(tape, x, [1, 1, 1], shift)) : images;
     const pools = BLOCKS[this.architecture].map((block) => {
       for (const index of block) {
         const next = reach && reachThrough(tape, reach, { kernel: 3, stride: 1, padding: 1 });
@@ -125,7 +129,8 @@ export class Vgg extends Module {
           // A block's last ReLU is its pool's.
           const slope = index === block[block.length - 1] ? undefined : 0;
           ys.push(conv2d(tape, x, weight, bias, { ...SAME, slope, known }));
-          if (index !== block[0]) tape.consume(x); // a block's first inputs are the caller's images or returned pools
+          // A block's first inputs are the caller's images or returned pools; shifted images are nobody's.
+          if (index !== block[0] || (index === 0 && shift)) tape.consume(x);
         }
         [xs, reach] = [ys, next];
       }

@@ -10,6 +10,8 @@ import { FormatError, UserError } from "../../src/errors.js";
 import { readSafetensors, writeSafetensors } from "../../src/io/safetensors.js";
 import { loadVgg } from "../../src/io/vggFile.js";
 import { readWeightsFile } from "../../src/io/weightsFile.js";
+import { Vgg } from "../../src/pconv/vgg.js";
+import { foldInputShift, vggFromCaffe } from "../../src/pconv/vggWeights.js";
 import { fixture } from "../cpu/weightFixtures.js";
 import { expectClose, expectExact } from "../support/close.js";
 import { useGpu } from "../support/gpu.js";
@@ -90,6 +92,73 @@ describe("loadVgg", () => {
 
   it("refuses a missing file", async () => {
     await expect(loadVgg(gpu(), join(folder, "missing.pth"))).rejects.toThrow(UserError);
+  });
+
+  describe("weights for BGR of 0..255 less Caffe's mean", () => {
+    const caffeMean = [103.939, 116.779, 123.68];
+    const imageNet = { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    const size = { n: 1, h: 16, w: 24, c: 3 };
+    const rgb = Float32Array.from({ length: 16 * 24 * 3 }, (_, i) => ((i * 2654435761) >>> 8) / 2 ** 24);
+    // With weights of this size the first layer's results are those of a normalised image.
+    const scaled = [...small].map(([key, { dtype, shape, toFloat32 }]) => {
+      const values = toFloat32.call(small.get(key));
+      const kind = { dtype, shape: [...shape] };
+      return [key, { ...kind, values: key === "features.0.weight" ? values.map((v) => v / 50) : values }] as const;
+    });
+    const file = (name: string) => {
+      writeFileSync(join(folder, name), writeSafetensors(scaled));
+      return join(folder, name);
+    };
+    const features = async (vgg: Vgg, value: (v: number, c: number, i: number) => number) => {
+      const tape = new Tape(gpu(), { grad: false });
+      const image = tape.upload(size, rgb.map((v, i) => value(v, i % 3, i)), "x"); // prettier-ignore
+      const read = Object.entries(vgg.forward(tape, image)) as [string, Tensor][];
+      const values = await Promise.all(read.map(async ([name, t]) => [name, await t.values()] as const));
+      tape.dispose();
+      return values;
+    };
+    const normalised = (v: number, c: number) => (v - imageNet.mean[c]) / imageNet.std[c];
+    const bgr = (_: number, c: number, i: number) => 255 * rgb[i - c + 2 - c] - caffeMean[c];
+
+    it.each([
+      ["by its name", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "auto"],
+      ["when it is said", "renamed.bin", "caffe"],
+    ] as const)(
+      "give the same features from torchvision's input at every pixel, known %s",
+      async (_, name, convention) => {
+        const raw = await loadVgg(gpu(), file("raw.safetensors"), { convention: "torchvision" });
+        const converted = await loadVgg(gpu(), file(name), { convention });
+        const want = await features(raw, bgr);
+        for (const [i, [pool, got]] of (await features(converted, normalised)).entries()) {
+          const scale = want[i][1].reduce((a, v) => Math.max(a, Math.abs(v)), 0);
+          expect(scale).toBeGreaterThan(0.1);
+          expectClose(pool, got, want[i][1], 1e-5 * scale, name);
+        }
+        raw.free();
+        converted.free();
+      },
+    );
+
+    it("fold the mean into the bias, exact inside and off at the border", async () => {
+      const raw = await loadVgg(gpu(), file("raw.safetensors"), { convention: "torchvision" });
+      const tensors = readSafetensors(writeSafetensors(scaled), "raw").tensors;
+      const folded = new Vgg(gpu(), foldInputShift(vggFromCaffe(tensors, "raw")));
+      const [, want] = (await features(raw, bgr))[0];
+      const [, got] = (await features(folded, normalised))[0];
+      const scale = want.reduce((a, v) => Math.max(a, Math.abs(v)), 0);
+      // pool1 is 8 x 12; its outermost pixels see the padding.
+      const border = (i: number) => {
+        const [row, col] = [Math.floor(i / (4 * 12)), Math.floor(i / 4) % 12];
+        return row === 0 || row === 7 || col === 0 || col === 11;
+      };
+      const error = (where: boolean) =>
+        got.reduce((a, v, i) => (border(i) === where ? Math.max(a, Math.abs(v - want[i])) : a), 0) / scale;
+      expect(error(false)).toBeLessThan(1e-5);
+      expect(error(true)).toBeGreaterThan(1e-5);
+      expect(error(true)).toBeLessThan(0.02);
+      raw.free();
+      folded.free();
+    });
   });
 
   const real = shared("vgg19_tv_meannorm_fp16.safetensors");
