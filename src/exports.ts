@@ -62,6 +62,7 @@ export { findUNet, unetFromCheckpoint, unetToSafetensors, type UNetWeights } fro
 export { unetToOnnx } from "./pconv/unetOnnx.js";
 export { unetToPort } from "./pconv/unetPort.js";
 export { Vgg, type VggFeatures } from "./pconv/vgg.js";
+export { foldInputShift, vggFromCaffe, vggFromTensors, type VggConvention } from "./pconv/vggWeights.js";
 export { InpaintingLoss, LOSS_TERMS, LOSS_WEIGHTS, type LossTerm, type LossVariant } from "./pconv/loss.js";
 export { Trainer, type StepReport, type TrainerConfig } from "./pconv/trainer.js";
 export { defaultTile, inpaint, type Inpainted, type InpaintOptions, type InpaintProgress } from "./pconv/inpaint.js";

@@ -8,6 +8,7 @@ export { MaskFolder, type MaskFolderOptions } from "./io/maskFolder.js";
 export { encodePng, encodeMaskPng, writePicturePng, writeMaskPng } from "./io/png.js";
 export { readWeightsFile } from "./io/weightsFile.js";
 export { loadUNet } from "./io/unetFile.js";
-export { loadVgg } from "./io/vggFile.js";
+export { loadVgg, type LoadVggOptions, VGG16_URL } from "./io/vggFile.js";
+export { cachedDownload, type DownloadOptions, type DownloadProgress } from "./io/download.js";
 export { EventWriter } from "./io/tensorboard.js";
 export { RunFolder } from "./io/runFolder.js";
