@@ -66,7 +66,22 @@ export { foldInputShift, vggFromCaffe, vggFromTensors, type VggConvention } from
 export { InpaintingLoss, LOSS_TERMS, LOSS_WEIGHTS, type LossTerm, type LossVariant } from "./pconv/loss.js";
 export { Trainer, type StepReport, type TrainerConfig } from "./pconv/trainer.js";
 export { defaultTile, inpaint, type Inpainted, type InpaintOptions, type InpaintProgress } from "./pconv/inpaint.js";
-export { psnr } from "./pconv/metrics.js";
+export { l1Percent, psnr } from "./pconv/metrics.js";
+export { ssim } from "./pconv/ssim.js";
+export { vggDistance } from "./pconv/vggDistance.js";
+export { diffusionFill, meanFill } from "./pconv/baselines.js";
+export { evaluationMask, evaluationPicture } from "./pconv/evaluationSize.js";
+export {
+  averageByBin,
+  type BinQuality,
+  evaluate,
+  type EvaluatedPair,
+  type EvaluationRequest,
+  type FillMethod,
+  HOLE_BINS,
+  MaskBins,
+  type Quality,
+} from "./pconv/evaluate.js";
 export { grid, hstack, maskToPicture } from "./pconv/contactSheet.js";
 export { holeRatio, type MaskPicture, type MaskSource, type Picture, type PictureSource } from "./pconv/picture.js";
 export { generateMask, RandomMaskSource } from "./pconv/randomMask.js";

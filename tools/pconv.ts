@@ -3,7 +3,9 @@
 import { createRequire } from "node:module";
 import { Command } from "commander";
 import { runCommand } from "./command.js";
+import { convertCommand } from "./convert.js";
 import { doctorCommand } from "./doctor.js";
+import { evaluateCommand } from "./evaluate.js";
 import { masksCommand } from "./masks.js";
 
 const { version } = createRequire(import.meta.url)("pconv-webgpu/package.json") as { version: string };
@@ -11,6 +13,7 @@ const { version } = createRequire(import.meta.url)("pconv-webgpu/package.json") 
 const command = new Command("pconv")
   .description("Partial convolution for irregular-hole image inpainting on WebGPU.")
   .version(version);
-for (const subcommand of [doctorCommand(), masksCommand()]) command.addCommand(subcommand);
+for (const subcommand of [convertCommand(), doctorCommand(), masksCommand(), evaluateCommand()])
+  command.addCommand(subcommand);
 
 await runCommand(command);

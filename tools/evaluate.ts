@@ -1,0 +1,255 @@
+/** `pconv evaluate`: quality of fills by hole ratio, for a network and for baselines. */
+import { basename } from "node:path";
+import { Command, Option } from "commander";
+import { UserError } from "../src/errors.js";
+import { listPictures } from "../src/io/folderList.js";
+import { readMask, readPicture } from "../src/io/imageFile.js";
+import { writePicturePng } from "../src/io/png.js";
+import { diffusionFill, meanFill } from "../src/pconv/baselines.js";
+import { grid, hstack } from "../src/pconv/contactSheet.js";
+import {
+  averageByBin,
+  bestMedianWorst,
+  type BinQuality,
+  evaluate,
+  type EvaluatedPair,
+  filledComposite,
+  type FillMethod,
+  greyHoles,
+  HOLE_BINS,
+  MaskBins,
+} from "../src/pconv/evaluate.js";
+import { evaluationMask, evaluationPicture } from "../src/pconv/evaluationSize.js";
+import type { HoleColour } from "../src/pconv/maskAugment.js";
+import type { Picture } from "../src/pconv/picture.js";
+import { integer } from "./command.js";
+import { Progress } from "./progress.js";
+
+const BASELINES = { mean: meanFill, diffusion: diffusionFill } as const;
+
+/** SSIM's window is 11 pixels wide. */
+const MIN_SIZE = 11;
+const MAX_SIZE = 4096;
+
+/** Pixels of white between the groups of the contact sheet, and between the pictures of a group. */
+const GROUP_GAP = 16;
+const PICTURE_GAP = 4;
+
+interface Options {
+  readonly images: string;
+  readonly masks: string;
+  readonly weights?: string;
+  readonly size: number;
+  readonly limit?: number;
+  readonly baseline?: readonly (keyof typeof BASELINES)[];
+  readonly holes: HoleColour;
+  readonly vggPath?: string;
+  readonly sheet?: string;
+  readonly json?: true;
+}
+
+/** What runs on the GPU: the network, and the distance by VGG. */
+interface OnGpu {
+  readonly network: FillMethod | null;
+  readonly vgg?: (truth: Picture) => Promise<(result: Picture) => Promise<number>>;
+  close(): void;
+}
+
+/** Opens the GPU if anything needs it. */
+async function open({ weights, vggPath }: Options): Promise<OnGpu> {
+  if (weights === undefined && vggPath === undefined) return { network: null, close: () => undefined };
+  // Here and not above: this file must load where Dawn does not.
+  const [{ openGpu }, { loadUNet }, { inpaint }, { loadVgg }, { vggDistance }] = await Promise.all([
+    import("../src/gpu/node.js"),
+    import("../src/io/unetFile.js"),
+    import("../src/pconv/inpaint.js"),
+    import("../src/io/vggFile.js"),
+    import("../src/pconv/vggDistance.js"),
+  ]);
+  const gpu = await openGpu();
+  try {
+    console.error(`adapter: ${gpu.adapter.name}`);
+    const model = weights === undefined ? null : await loadUNet(gpu, weights);
+    const vgg = vggPath === undefined ? null : await loadVgg(gpu, vggPath);
+    return {
+      network: model && {
+        name: basename(weights!),
+        fill: async (picture, mask) => (await inpaint(model, picture, mask)).image,
+      },
+      ...(vgg && { vgg: (truth) => vggDistance(vgg, truth) }),
+      close: () => gpu.close(),
+    };
+  } catch (error) {
+    gpu.close();
+    throw error;
+  }
+}
+
+async function readMasks(o: Options, pictures: number): Promise<MaskBins> {
+  const bins = new MaskBins(pictures);
+  const paths = await listPictures(o.masks);
+  const progress = new Progress(paths.length);
+  let grey = 0;
+  try {
+    progress.at("masks");
+    for (const path of paths) {
+      const { mask, greyPixels } = await readMask(path, o.holes);
+      if (greyPixels > 0) grey++;
+      bins.add(evaluationMask(mask, o.size), basename(path));
+      progress.advance(1);
+    }
+  } finally {
+    progress.stop();
+  }
+  if (grey > 0) console.error(`${grey} masks have grey pixels: above 0.6 they count as white, others as black`);
+  if (bins.outside === bins.total) {
+    throw new UserError(
+      o.masks,
+      `expected masks with hole ratios from 0.01 to 0.6, got ${bins.total} of which none has, with ${o.holes} as the hole`,
+      `check which colour is the hole (--holes ${o.holes === "white" ? "black" : "white"})`,
+    );
+  }
+  return bins;
+}
+
+/** One row for each bin: best, median and worst, each as masked | results | truth. Gives the picture, and what stands where. */
+async function contactSheet(
+  pairs: readonly EvaluatedPair[],
+  methods: readonly FillMethod[],
+  masks: MaskBins,
+  paths: readonly string[],
+  size: number,
+) {
+  const rows: Picture[][] = [];
+  const legend: { bin: string; rank: string; image: string; mask: string; psnr: number }[] = [];
+  for (const [bin, { name }] of HOLE_BINS.entries()) {
+    const row: Picture[] = [];
+    for (const { rank, pair } of bestMedianWorst(pairs, bin, 0)) {
+      const truth = evaluationPicture(await readPicture(paths[pair.image]), size);
+      const { mask } = masks.maskFor(bin, pair.image)!;
+      const results: Picture[] = [];
+      for (const method of methods) results.push(await filledComposite(method, truth, mask));
+      row.push(hstack([greyHoles(truth, mask), ...results, truth], PICTURE_GAP));
+      const { psnr } = pair.quality[0];
+      legend.push({ bin: name, rank, image: basename(paths[pair.image]), mask: pair.mask, psnr });
+    }
+    if (row.length > 0) rows.push(row);
+  }
+  return { sheet: grid(rows, GROUP_GAP), legend };
+}
+
+/** The table's lines. */
+function table(scores: readonly { method: string; bins: readonly BinQuality[] }[], masks: MaskBins): string[] {
+  const width = Math.max(6, ...scores.map(({ method }) => method.length));
+  const hasVgg = scores[0].bins.some(({ vgg }) => vgg !== undefined);
+  const number = (v: number | null | undefined, digits: number, places: number): string =>
+    (v === null || v === undefined ? "-" : v.toFixed(digits)).padStart(places);
+  const lines = [
+    `holes     ${"method".padEnd(width)}  images  masks    l1 %  PSNR dB    SSIM${hasVgg ? "     VGG" : ""}`,
+  ];
+  for (const [i, { name }] of HOLE_BINS.entries()) {
+    for (const { method, bins } of scores) {
+      const { count, l1, psnr, ssim, vgg } = bins[i];
+      const values = [number(l1, 3, 6), number(psnr, 2, 7), number(ssim, 4, 6), ...(hasVgg ? [number(vgg, 4, 6)] : [])];
+      const counts = `${String(count).padStart(6)}  ${String(masks.count(i)).padStart(5)}`;
+      lines.push(`${name.padEnd(8)}  ${method.padEnd(width)}  ${counts}  ${values.join("  ")}`);
+    }
+  }
+  return lines;
+}
+
+async function run(o: Options): Promise<void> {
+  const baselines = [...new Set(o.baseline)].map((name): FillMethod => ({ name, fill: BASELINES[name] }));
+  if (o.weights === undefined && baselines.length === 0) {
+    throw new UserError(
+      "pconv evaluate",
+      "expected something to evaluate, got neither --weights nor --baseline",
+      "pass --weights FILE, --baseline mean, or both",
+    );
+  }
+  const found = await listPictures(o.images);
+  const paths = found.slice(0, o.limit);
+  const masks = await readMasks(o, paths.length);
+  const onGpu = await open(o);
+  try {
+    const methods = [...(onGpu.network ? [onGpu.network] : []), ...baselines];
+    const bins = HOLE_BINS.filter((_, i) => masks.count(i) > 0).length;
+    const progress = new Progress(paths.length * bins * methods.length);
+    let pairs: EvaluatedPair[];
+    try {
+      pairs = await evaluate({
+        pictures: paths.length,
+        picture: async (index) => {
+          progress.at(basename(paths[index]));
+          return evaluationPicture(await readPicture(paths[index]), o.size);
+        },
+        masks,
+        methods,
+        vgg: onGpu.vgg,
+        onFilled: () => progress.advance(1),
+      });
+    } finally {
+      progress.stop();
+    }
+    const scores = methods.map(({ name }, i) => ({ method: name, bins: averageByBin(pairs, i) }));
+    const drawn = o.sheet === undefined ? null : await contactSheet(pairs, methods, masks, paths, o.size);
+    if (drawn) await writePicturePng(o.sheet!, drawn.sheet);
+    const empty = HOLE_BINS.filter((_, i) => masks.count(i) === 0).map(({ name }) => name);
+    if (o.json) {
+      const counts = { size: o.size, images: paths.length, masks: masks.total, masksOutside: masks.outside };
+      const sheet = drawn && { file: o.sheet, cells: drawn.legend };
+      console.log(
+        JSON.stringify({ ...counts, ...scores[0], emptyBins: empty, methods: scores, ...(sheet && { sheet }) }),
+      );
+      return;
+    }
+    const limited = paths.length < found.length ? ` of ${found.length}` : "";
+    console.log(`${paths.length}${limited} images, ${masks.total} masks at ${o.size}x${o.size}; means over images`);
+    for (const line of table(scores, masks)) console.log(line);
+    if (empty.length > 0) console.log(`no mask has a hole ratio of ${empty.join(", ")}: nothing was measured there`);
+    if (masks.outside > 0)
+      console.log(`${masks.outside} masks are in none of the bins (0.01 to 0.6) and were not used`);
+    if (onGpu.vgg) console.log("VGG: distance of unit-length features of pool1 to pool3, unweighted; not LPIPS itself");
+    if (drawn) {
+      const columns = ["masked", ...methods.map(({ name }) => name), "truth"].join(" | ");
+      console.log(`sheet: ${o.sheet}; a row for each bin, each group ${columns}, by PSNR of ${methods[0].name}:`);
+      for (const { bin, rank, image, mask, psnr } of drawn.legend) {
+        console.log(`  ${bin.padEnd(8)} ${rank.padEnd(6)} ${psnr.toFixed(2).padStart(6)} dB  ${image}  ${mask}`);
+      }
+    }
+  } finally {
+    onGpu.close();
+  }
+}
+
+export function evaluateCommand(): Command {
+  return new Command("evaluate")
+    .description(
+      "Fills the holes of a folder of pictures and says how near the results are to the truth, by hole ratio: l1 in percent, " +
+        "PSNR and SSIM of the composite. Pictures are scaled so that the short side is --size (area filter) and cropped in " +
+        "the middle; masks are resized by nearest neighbour; in each bin picture i gets mask i mod n, in the order of names. " +
+        "A file that cannot be read stops it.",
+    )
+    .requiredOption("--images <dir>", "folder of pictures; subfolders too")
+    .requiredOption("--masks <dir>", "folder of masks; subfolders too")
+    .option("--weights <file>", "the network: .safetensors of this library, or a .pth of the PyTorch port")
+    .addOption(
+      new Option(
+        "--baseline <name...>",
+        "fills to compare with, in the same table: mean colour, heat equation",
+      ).choices(Object.keys(BASELINES)),
+    )
+    .option("--size <n>", "side of the evaluated squares in pixels", integer(MIN_SIZE, MAX_SIZE), 256)
+    .option("--limit <n>", "only the first n pictures", integer(1))
+    .addOption(
+      new Option("--holes <colour>", "colour of the holes in the masks").choices(["white", "black"]).default("white"),
+    )
+    .option(
+      "--vgg-path <file>",
+      "VGG16 or VGG19: adds a distance by its features, in the manner of LPIPS but not LPIPS",
+    )
+    .option("--sheet <file>", "PNG of the best, median and worst result of each bin")
+    .option("--json", "one JSON line on stdout; its bins are the network's, or the first baseline's without --weights")
+    .option("--debug", "show stack traces")
+    .action(run);
+}
