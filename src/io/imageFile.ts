@@ -10,7 +10,7 @@ import { decodePng, isPng, readPngHeader } from "./pngDecode.js";
 export const PICTURE_EXTENSIONS: readonly string[] = [".jpg", ".jpeg", ".png", ".webp"];
 
 /** What sharp may decode here. Not SVG or PDF: those are programs, and can read other files. */
-const SHARP_FORMATS = ["jpeg", "webp", "tiff", "gif", "heif", "jp2", "jxl"];
+export const SHARP_FORMATS = ["jpeg", "webp", "tiff", "gif", "heif", "jp2", "jxl"];
 
 /** Pictures of more pixels are refused before anything is unpacked; about 1.2 GB as float RGB. */
 export const MAX_PIXELS = 100_000_000;
@@ -128,7 +128,12 @@ export function rawToPicture({ width, height, bytes }: RawPicture): Picture {
   return { width, height, pixels };
 }
 
-function checkPixels(size: { width: number; height: number }, path: string, maxPixels = MAX_PIXELS): void {
+/**
+ * Refuses a picture that would not fit into memory.
+ *
+ * @throws {FormatError} more pixels than `maxPixels`
+ */
+export function checkPixels(size: { width: number; height: number }, path: string, maxPixels = MAX_PIXELS): void {
   if (size.width * size.height <= maxPixels) return;
   throw new FormatError(
     path,
@@ -137,7 +142,8 @@ function checkPixels(size: { width: number; height: number }, path: string, maxP
   );
 }
 
-function notAPicture(bytes: Buffer, path: string, cause?: unknown): FormatError {
+/** The error for bytes that no decoder here takes. */
+export function notAPicture(bytes: Buffer, path: string, cause?: unknown): FormatError {
   const start = JSON.stringify(bytes.toString("latin1", 0, 12));
   const got = bytes.length === 0 ? "an empty file" : `a file that begins with ${start}`;
   return new FormatError(
@@ -148,6 +154,7 @@ function notAPicture(bytes: Buffer, path: string, cause?: unknown): FormatError 
   );
 }
 
-function firstLine(cause: unknown): string {
+/** The first line of an error's text: decoders add pages. */
+export function firstLine(cause: unknown): string {
   return (cause instanceof Error ? cause.message : String(cause)).split("\n")[0];
 }
