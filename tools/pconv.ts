@@ -4,7 +4,6 @@ import { createRequire } from "node:module";
 import { Command } from "commander";
 import { runCommand } from "./command.js";
 import { convertCommand } from "./convert.js";
-import { convertCommand } from "./convert.js";
 import { doctorCommand } from "./doctor.js";
 import { evaluateCommand } from "./evaluate.js";
 import { masksCommand } from "./masks.js";
