@@ -51,7 +51,8 @@ export interface Invocation {
 }
 
 const VGG_HELP =
-  "pass --vgg-path with VGG16 or VGG19 weights (torchvision's are at https://download.pytorch.org/models/vgg16-397923af.pth), " +
+  "pass --vgg-path auto, which downloads torchvision's VGG16 once, or --vgg-path with VGG16 or VGG19 weights " +
+  "(https://download.pytorch.org/models/vgg16-397923af.pth), " +
   "or --no-vgg to train without these terms";
 
 /** A name that is one folder's name on every system. */
@@ -122,7 +123,8 @@ export function trainCommand(): Command {
     )
     .option(
       "--vgg-path <file>",
-      "VGG16 or VGG19 weights for the perceptual and style terms (.pth, .safetensors, .h5)",
+      "VGG16 or VGG19 weights for the perceptual and style terms (.pth, .safetensors, .h5), or their URL; auto downloads " +
+        "torchvision's VGG16 (528 MiB) once",
       path,
     )
     .option("--no-vgg", "train without the perceptual and style terms")
