@@ -11,6 +11,7 @@ import { RunFolder } from "../../src/io/runFolder.js";
 import { readSafetensors, writeSafetensors } from "../../src/io/safetensors.js";
 import { loadUNet } from "../../src/io/unetFile.js";
 import { loadVgg } from "../../src/io/vggFile.js";
+import { showingDownloads } from "../downloadProgress.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
 import { Trainer, type TrainerConfig } from "../../src/pconv/trainer.js";
 import { tuneTraining } from "../../src/pconv/tuneNetwork.js";
@@ -148,7 +149,9 @@ async function train(
   // The run's folder says what it was trained with.
   const o = { ...wanted, precision: usablePrecision(gpu, wanted.precision, warn) };
   checkSize(gpu, o);
-  const vgg = o.vggPath === null ? null : await loadVgg(gpu, o.vggPath);
+  const { vggPath } = o;
+  const vgg =
+    vggPath === null ? null : await showingDownloads((onProgress) => loadVgg(gpu, vggPath, { onProgress }));
   const model =
     resumed && from !== null
       ? await reading(resumed, from, () => loadUNet(gpu, resumed.checkpointPath(from, MODEL)))
