@@ -5,6 +5,7 @@ import { FormatError, UserError } from "../../src/errors.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { loadUNet } from "../../src/io/unetFile.js";
 import { PConvUNet, unetConfig } from "../../src/pconv/unet.js";
+import { showingDownloads } from "../downloadProgress.js";
 import type { TrainOptions } from "./options.js";
 
 /** Name of the weight file in a checkpoint. */
@@ -52,7 +53,7 @@ export async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNe
       "pass runs/NAME/step-XXXXXXXX, or a weight file",
     );
   }
-  const model = await loadUNet(gpu, path);
+  const model = await showingDownloads((onProgress) => loadUNet(gpu, path, { onProgress }));
   checkModel(model, o, path, "pass the --width, --depth and --bn-statistics that the checkpoint was trained with");
   return model;
 }
