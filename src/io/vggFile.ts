@@ -36,13 +36,14 @@ export interface LoadVggOptions extends DownloadOptions {
  * Loads VGG16 or VGG19 (told apart by the weights) from .safetensors, .pth or .h5. Names are torchvision's, `features.0.weight`,
  * with any one prefix before them that ends in a dot: `module.`, `vgg.`, `model.`, `state_dict.`.
  *
- * @param path the weight file, or its URL, such as {@link VGG16_URL}
+ * @param path the weight file or its URL; `auto` is {@link VGG16_URL} (a file of that name is `./auto`)
  * @throws {UserError} if it cannot be read
  * @throws {FormatError} if it is no weight file, a damaged one, or not a VGG
  */
 export async function loadVgg(gpu: Gpu, path: string, options: LoadVggOptions = {}): Promise<Vgg> {
   const { convention = "auto" } = options;
-  const bytes = await readBytes(path, options);
-  const { tensors } = await readWeights(bytes, path);
-  return vggFromTensors(gpu, tensors, convention === "auto" ? vggConventionOf(path, bytes) : convention, path);
+  const source = path === "auto" ? VGG16_URL : path;
+  const bytes = await readBytes(source, options);
+  const { tensors } = await readWeights(bytes, source);
+  return vggFromTensors(gpu, tensors, convention === "auto" ? vggConventionOf(source, bytes) : convention, source);
 }
