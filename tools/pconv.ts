@@ -6,6 +6,7 @@ import { runCommand } from "./command.js";
 import { convertCommand } from "./convert.js";
 import { doctorCommand } from "./doctor.js";
 import { evaluateCommand } from "./evaluate.js";
+import { inpaintCommand } from "./inpaint.js";
 import { masksCommand } from "./masks.js";
 
 const { version } = createRequire(import.meta.url)("pconv-webgpu/package.json") as { version: string };
@@ -13,7 +14,7 @@ const { version } = createRequire(import.meta.url)("pconv-webgpu/package.json") 
 const command = new Command("pconv")
   .description("Partial convolution for irregular-hole image inpainting on WebGPU.")
   .version(version);
-for (const subcommand of [convertCommand(), doctorCommand(), masksCommand(), evaluateCommand()])
+for (const subcommand of [convertCommand(), doctorCommand(), inpaintCommand(), masksCommand(), evaluateCommand()])
   command.addCommand(subcommand);
 
 await runCommand(command);

@@ -2,13 +2,15 @@
 import { SingleBar } from "cli-progress";
 import { duration } from "./train/reporter.js";
 
-/** Milliseconds between two lines when stderr is not a terminal; work that takes less prints none. */
+/** Milliseconds between two lines when stderr is not a terminal. */
 const LINE_MS = 5000;
+/** Milliseconds until the first of them: shorter work prints none. */
+const FIRST_LINE_MS = 2000;
 
 export class Progress {
   private readonly bar: SingleBar | null;
   private readonly started = performance.now();
-  private lastLine = this.started;
+  private lastLine = this.started - (LINE_MS - FIRST_LINE_MS);
   private done = 0;
   private what = "";
 

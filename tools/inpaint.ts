@@ -1,0 +1,168 @@
+/** `pconv inpaint`: fills the holes of picture files with a trained network. */
+import { Command, InvalidArgumentError, Option } from "commander";
+import sharp from "sharp";
+import { GpuError, UserError } from "../src/errors.js";
+import { openGpu } from "../src/gpu/node.js";
+import { loadUNet } from "../src/io/unetFile.js";
+import { defaultTile } from "../src/pconv/inpaint.js";
+import { integer } from "./command.js";
+import { type Filled, fillFile } from "./inpaint/fillFile.js";
+import type { MaskOptions } from "./inpaint/fitMask.js";
+import { checkNotInput, existingResult, type Job, listJobs } from "./inpaint/jobs.js";
+import { Progress } from "./progress.js";
+
+/** A shell's code for a program that was interrupted: 128 and SIGINT's 2. */
+const INTERRUPTED = 130;
+
+const MIN_TILE = 32;
+const MAX_TILE = 8192;
+
+interface Options extends MaskOptions {
+  readonly mask: string;
+  readonly weights?: string;
+  readonly out?: string;
+  readonly tile?: number;
+  readonly raw?: true;
+  readonly force?: true;
+  readonly json?: true;
+}
+
+function path(text: string): string {
+  if (text === "") throw new InvalidArgumentError("expected a path, got an empty text");
+  return text;
+}
+
+async function run(inputs: readonly string[], o: Options): Promise<void> {
+  if (o.weights === undefined) {
+    throw new UserError(
+      "--weights",
+      "expected the weights of a network, got none",
+      "train some (pconv-train --train DIR; they are in runs/NAME/step-*/model.safetensors), or pass a .pth or .h5 of other implementations",
+    );
+  }
+  const jobs = await listJobs(inputs, o.mask, o.out);
+  const work: Job[] = [];
+  let skipped = 0;
+  for (const job of jobs) {
+    const existing = existingResult(job);
+    if (existing !== undefined) checkNotInput(existing, jobs);
+    if (existing === undefined || o.force) {
+      work.push(job);
+      continue;
+    }
+    skipped++;
+    if (o.json) console.log(JSON.stringify({ status: "skipped", image: job.image, out: existing }));
+    else console.log(`${job.image}: skipped, ${existing} exists (--force replaces it)`);
+  }
+  if (work.length === 0) return;
+  const stop = stopOnSignals();
+  // What sharp keeps of decoded pictures would come on top of ours.
+  sharp.cache(false);
+  const gpu = await openGpu();
+  console.error(`adapter: ${gpu.adapter.name}`);
+  const progress = new Progress(work.length);
+  let [done, failed] = [0, 0];
+  try {
+    const model = await loadUNet(gpu, o.weights);
+    const tile = o.tile ?? defaultTile(model);
+    if (!o.json) progress.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
+    for (const job of work) {
+      if (stop.signal.aborted) break;
+      progress.at(job.image);
+      let share = 0;
+      const advance = (to: number): void => {
+        if (to > share) progress.advance(to - share);
+        share = to;
+      };
+      try {
+        const filled = await fillFile(model, job, {
+          ...o,
+          tile,
+          signal: stop.signal,
+          onProgress: advance,
+          checkOut: (out) => checkNotInput(out, jobs),
+        });
+        done++;
+        progress.print(o.json ? JSON.stringify({ status: "done", ...filled }) : describe(filled));
+      } catch (error) {
+        if (stop.signal.aborted) break;
+        // One picture: its error is the command's. A device that is lost fails for all.
+        if (jobs.length === 1 || !(error instanceof UserError) || error instanceof GpuError) throw error;
+        failed++;
+        if (o.json) progress.print(JSON.stringify({ status: "failed", image: job.image, error: error.message }));
+        else progress.print(`${job.image}: failed`);
+        console.error(error.message);
+      }
+      advance(1);
+    }
+  } finally {
+    progress.stop();
+    stop.close();
+    gpu.close();
+  }
+  if (jobs.length > 1) console.error(`${done} filled, ${skipped} skipped, ${failed} failed, of ${jobs.length}`);
+  if (failed > 0) process.exitCode = 1;
+  if (!stop.signal.aborted) return;
+  console.error("stopped: what is written is whole; the same command goes on with the rest");
+  process.exitCode = INTERRUPTED;
+}
+
+/** A signal that aborts at Ctrl-C and the like; a second Ctrl-C ends the program as usual. */
+function stopOnSignals(): { readonly signal: AbortSignal; close(): void } {
+  const controller = new AbortController();
+  const names = ["SIGINT", "SIGTERM", "SIGPIPE"] as const;
+  const abort = (): void => controller.abort();
+  for (const name of names) process.once(name, abort);
+  return { signal: controller.signal, close: () => names.forEach((name) => process.off(name, abort)) };
+}
+
+function describe(f: Filled): string {
+  const passes = f.passes === 1 ? "1 pass" : `${f.passes} passes`;
+  const what = `${f.width}x${f.height} ${f.colour}, ${f.depth} bit`;
+  const hole = `${(100 * f.holeRatio).toFixed(1)} % hole (${f.holes})`;
+  const first = `${f.image} -> ${f.out}: ${what}, ${hole}, ${passes}, ${f.seconds.toFixed(1)} s`;
+  return [first, ...f.notes.map((note) => `  ${note}`)].join("\n");
+}
+
+export function inpaintCommand(): Command {
+  return new Command("inpaint")
+    .description(
+      "Fills the holes of pictures: files, or folders of JPEG, PNG and WebP. Size, orientation, colour mode, depth, alpha, " +
+        "profile and every pixel outside the hole come out as they went in. So that this holds, JPEG is written as PNG and " +
+        "CMYK as TIFF; WebP is written without loss. Results that exist are skipped.",
+    )
+    .argument("<image...>", "pictures, or folders of pictures (searched with their subfolders)")
+    .requiredOption(
+      "--mask <path>",
+      "one mask for all pictures, or a folder with a mask for each, named as the picture or with _mask behind",
+      path,
+    )
+    .addOption(new Option("--holes <colour>", "colour of the hole").choices(["white", "black"]).default("white"))
+    .option("--weights <file>", "weights of the network", path)
+    .option(
+      "--out <path>",
+      "folder for the results, or for one picture a file; .jpg is possible, but changes all pixels a little " +
+        "(default: NAME.inpainted.png beside a picture, and FOLDER-inpainted for a folder)",
+      path,
+    )
+    .option(
+      "--tile <n>",
+      "pictures with a longer side are filled in overlapping tiles of n pixels (default: 512, rounded up to what the network needs)",
+      integer(MIN_TILE, MAX_TILE),
+    )
+    .option("--raw", "write what the network draws everywhere, not only in the hole")
+    .option("--resize-mask", "resize masks of another size by nearest neighbour instead of refusing them")
+    .addOption(
+      new Option(
+        "--mask-orientation <way>",
+        "for pictures with an EXIF orientation: whether masks are as the picture is displayed or as its pixels are stored (default: the one that fits)",
+      ).choices(["displayed", "stored"]),
+    )
+    .option("--force", "fill again where a result exists")
+    .option(
+      "--json",
+      "a JSON line for each picture on stdout: status, image, mask, out, holeRatio, greyPixels, passes, seconds, notes ...",
+    )
+    .option("--debug", "show stack traces")
+    .action(run);
+}

@@ -1,0 +1,130 @@
+/** Which pictures `pconv inpaint` fills, with which masks, and where the results go. */
+import { existsSync } from "node:fs";
+import { stat } from "node:fs/promises";
+import { basename, dirname, extname, join, relative, resolve } from "node:path";
+import { UserError } from "../../src/errors.js";
+import { fileError } from "../../src/io/files.js";
+import { listPictures } from "../../src/io/folderList.js";
+import { formatOfName, type OutputFormat } from "../../src/io/storedEncode.js";
+
+/** One picture to fill. */
+export interface Job {
+  readonly image: string;
+  /** The mask file, or why there is none for this picture. */
+  readonly mask: string | UserError;
+  /** The result without its ending, which follows from the picture; or with it where the user named it. */
+  readonly out: string;
+  readonly outFormat?: OutputFormat;
+}
+
+/** Endings that a result may have. */
+const RESULT_ENDINGS = [".png", ".webp", ".tif"];
+/** What may follow the picture's name in the name of its mask. */
+const MASK_SUFFIX = /[-_. ]mask$/i;
+
+const isFolder = async (path: string): Promise<boolean> => {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (cause) {
+    throw fileError(path, "read", cause);
+  }
+};
+
+/** A path without its file's ending. */
+const withoutEnding = (path: string): string => path.slice(0, path.length - extname(path).length);
+
+/**
+ * Lists the pictures in order, each once.
+ *
+ * @param out a folder, or with one picture a file; by default beside the pictures
+ * @throws {UserError} a picture, folder or mask that is missing, or an `out` that does not fit
+ */
+export async function listJobs(inputs: readonly string[], masks: string, out: string | undefined): Promise<Job[]> {
+  const maskFor = await maskFinder(masks);
+  /** Path in the results' folder, or beside the picture. */
+  const found = new Map<string, { image: string; inFolder: string; folder: string }>();
+  let folders = 0;
+  for (const input of inputs) {
+    if (!(await isFolder(input))) {
+      const folder = out ?? dirname(input);
+      const inFolder = out === undefined ? insertInpainted(basename(input)) : basename(input);
+      found.set(resolve(input), { image: input, inFolder, folder });
+      continue;
+    }
+    folders++;
+    for (const image of await listPictures(input)) {
+      // Pictures and masks may share a folder.
+      if (MASK_SUFFIX.test(withoutEnding(image)) && resolve(masks) === resolve(input)) continue;
+      const folder = out ?? `${resolve(input)}-inpainted`;
+      if (!found.has(resolve(image))) found.set(resolve(image), { image, inFolder: relative(input, image), folder });
+    }
+  }
+  const outFormat = out === undefined ? undefined : formatOfName(out);
+  const oneFile = outFormat !== undefined && !(existsSync(out!) && (await isFolder(out!)));
+  if (oneFile && (found.size > 1 || folders > 0)) {
+    throw new UserError("--out", `expected a folder for several pictures, got ${out}`, "name a folder");
+  }
+  if (out !== undefined && !oneFile && extname(out) !== "" && existsSync(out) && !(await isFolder(out))) {
+    throw new UserError("--out", `expected a folder, or a .png, .webp, .tif or .jpg file, got ${out}`, "name a folder");
+  }
+  const uses = new Map<string, number>();
+  const key = (folder: string, inFolder: string) => resolve(folder, withoutEnding(inFolder)).toLowerCase();
+  for (const { folder, inFolder } of found.values()) {
+    uses.set(key(folder, inFolder), (uses.get(key(folder, inFolder)) ?? 0) + 1);
+  }
+  return [...found.values()].map(({ image, folder, inFolder }) => {
+    const mask = maskFor(image, inFolder);
+    if (oneFile) return { image, mask, out: out!, outFormat };
+    // a.jpg and a.png must not become one file.
+    const shared = uses.get(key(folder, inFolder))! > 1;
+    return { image, mask, out: join(folder, shared ? inFolder : withoutEnding(inFolder)) };
+  });
+}
+
+/** `photo.jpg` to `photo.inpainted.jpg`. */
+const insertInpainted = (name: string): string => `${withoutEnding(name)}.inpainted${extname(name)}`;
+
+/** The file where this job's result already is, if it is. */
+export function existingResult({ out, outFormat }: Job): string | undefined {
+  const candidates = outFormat ? [out] : RESULT_ENDINGS.map((ending) => out + ending);
+  return candidates.find((path) => existsSync(path));
+}
+
+/** Refuses a result that would replace one of the pictures or masks. */
+export function checkNotInput(path: string, jobs: readonly Job[]): void {
+  const clash = jobs.some(
+    (j) => resolve(j.image) === resolve(path) || (typeof j.mask === "string" && resolve(j.mask) === resolve(path)),
+  );
+  if (!clash) return;
+  throw new UserError(
+    path,
+    "expected a new file for the result, got one of the pictures or masks",
+    "choose another --out",
+  );
+}
+
+/** One mask for all, or the mask of a folder whose name is the picture's, whatever the endings, or that and `_mask`. */
+async function maskFinder(masks: string): Promise<(image: string, inFolder: string) => string | UserError> {
+  if (!(await isFolder(masks))) return () => masks;
+  const names = new Map<string, string[]>();
+  const add = (name: string, path: string): void => void names.set(name, [...(names.get(name) ?? []), path]);
+  for (const path of await listPictures(masks)) {
+    const stem = withoutEnding(relative(masks, path));
+    add(stem, path);
+    if (MASK_SUFFIX.test(stem)) add(stem.replace(MASK_SUFFIX, ""), path);
+  }
+  return (image, inFolder) => {
+    const near = withoutEnding(inFolder);
+    const matches = (names.get(near) ?? names.get(basename(image, extname(image))) ?? []).filter(
+      (path) => resolve(path) !== resolve(image),
+    );
+    if (matches.length === 1) return matches[0];
+    const got = matches.length === 0 ? "none" : matches.map((path) => basename(path)).join(" and ");
+    const stem = basename(image, extname(image));
+    return new UserError(
+      image,
+      `expected one mask named ${stem} or ${stem}_mask in ${masks}, got ${got}`,
+      "name the masks as the pictures, or pass one mask file for all",
+    );
+  };
+}
