@@ -2,7 +2,12 @@
  * Batch statistics of an activation, and the running statistics made from them.
  *
  *   mean[c] = sum(w x) / count,  var[c] = sum(w (x - mean)^2) / count,  count = sum(w)  over n, h, w
- *   running = (1 - momentum) running + momentum * (mean | var * count / (count - 1))
+ *   running mean += momentum * d,                                        d = mean - running mean
+ *   running var  += momentum * (var * count / (count - 1) - running var)     + between * momentum * (1 - momentum) * d^2
+ *
+ * With \`between\` 0 the running variance is the mean of the batches' own (PyTorch's); with 1 it is that of all pixels of all batches, by
+ * the law of total variance. The former is too small where pictures differ more than the pixels of one: with one picture to
+ * a batch, at the bottom of a U-Net, it is next to nothing, and at 1x1 exactly zero.
  *
  * w is 1 everywhere (PyTorch's batch norm, holes count as zeros), or 1 in valid pixels only. Two passes inside each chunk
  * and Chan, Golub & LeVeque's pairwise update between chunks keep float32 exact enough for large images.
@@ -67,7 +72,7 @@ ${linearMain(
 
 export const batchNormStatsKernel = defineKernel({
   name: "batchNormStats",
-  params: { c4: "u32", chunks: "u32", eps: "f32", momentum: "f32" },
+  params: { c4: "u32", chunks: "u32", eps: "f32", momentum: "f32", between: "f32" },
   bindings: ["read", "read_write", "read_write", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;              // [3,chunks,C]
@@ -96,12 +101,16 @@ ${linearMain(
   stats[2u * p.c4 + id] = vec4f(count);
   if (count > 0.0) {
     let unbiased = squares / max(count - 1.0, 1.0);
-    running_mean[id] += p.momentum * (mean - running_mean[id]);
-    running_var[id] += p.momentum * (unbiased - running_var[id]);
+    let d = mean - running_mean[id];
+    running_mean[id] += p.momentum * d;
+    running_var[id] += p.momentum * (unbiased - running_var[id] + p.between * (1.0 - p.momentum) * d * d);
   }`,
 )}
 `,
 });
+
+/** Of the pixels of all batches, or the mean of the variances within each (PyTorch's). */
+export type RunningVariance = "total" | "within";
 
 export interface BatchNormStatsBuffers {
   readonly x: Storage;
@@ -116,9 +125,15 @@ export interface BatchNormStatsBuffers {
 export function batchNormStats(
   gpu: Gpu,
   s: ActivationShape,
-  o: { readonly eps: number; readonly momentum: number; readonly maskN: number },
+  o: {
+    readonly eps: number;
+    readonly momentum: number;
+    readonly maskN: number;
+    readonly runningVariance?: RunningVariance;
+  },
   b: BatchNormStatsBuffers,
 ): void {
+  const between = Number(o.runningVariance === "total");
   const c4 = vec4s(s.c);
   const { all, run } = chunkedSlabs(gpu, s);
   const partials = gpu.alloc(3 * all * c4 * 16, "batchNorm partial statistics");
@@ -132,7 +147,7 @@ export function batchNormStats(
   gpu.dispatch(
     batchNormStatsKernel,
     undefined,
-    { c4, chunks: all, eps: o.eps, momentum: o.momentum },
+    { c4, chunks: all, eps: o.eps, momentum: o.momentum, between },
     [partials, b.stats, b.runningMean, b.runningVar],
     linearGrid(c4),
   );
@@ -164,6 +179,25 @@ export function batchNormFixed(
 ): void {
   const params = { c4: vec4s(s.c), eps: s.eps };
   gpu.dispatch(batchNormFixedKernel, undefined, params, [b.runningMean, b.runningVar, b.stats], linearGrid(params.c4));
+}
+
+/** The running statistics after a batch, in float64. */
+export function runningStatsRef(
+  momentum: number,
+  runningVariance: RunningVariance,
+  batch: { readonly mean: ArrayLike<number>; readonly variance: ArrayLike<number>; readonly count: number },
+  before: { readonly mean: ArrayLike<number>; readonly variance: ArrayLike<number> },
+): { readonly mean: Float64Array; readonly variance: Float64Array } {
+  const bessel = batch.count / Math.max(batch.count - 1, 1);
+  const lerp = (a: number, b: number) => (batch.count > 0 ? (1 - momentum) * a + momentum * b : a);
+  const mean = Float64Array.from(before.mean, (m, c) => lerp(m, batch.mean[c]));
+  const variance = Float64Array.from(before.variance, (v, c) => {
+    const within = lerp(v, batch.variance[c] * bessel);
+    if (runningVariance === "within" || batch.count === 0) return within;
+    // Of the mixture of what was before and the batch: E[m^2] - E[m]^2 on top of the mean variance.
+    return within + lerp(before.mean[c] ** 2, batch.mean[c] ** 2) - mean[c] ** 2;
+  });
+  return { mean, variance };
 }
 
 /** Mean, biased variance and count in float64, channels unpadded. */

@@ -8,6 +8,7 @@ import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
 import { ShapeError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
+import type { RunningVariance } from "../kernels/batchNormStats.js";
 import type { PConvConvention } from "../kernels/maskUpdate.js";
 import { Rng } from "../pconv/rng.js";
 import { Counter, Module } from "./module.js";
@@ -144,6 +145,11 @@ export interface BatchNorm2dConfig {
   readonly momentum?: number;
   /** Pixels that the statistics count when a mask is given. */
   readonly statistics?: "all" | "valid";
+  /**
+   * What the running variance is of: the pixels of all batches, or the mean of the batches' own. The default is `total` where valid
+   * pixels are counted and `within`, PyTorch's, else.
+   */
+  readonly runningVariance?: RunningVariance;
   /** What a masked result holds in holes. */
   readonly holes?: "zero" | "keep";
 }
@@ -157,6 +163,8 @@ export class BatchNorm2d extends Module {
   readonly num_batches_tracked = new Counter();
   /** The running statistics are used and kept even in training (stage 2); weight and bias still train. */
   frozen = false;
+  /** Share of the batch in the running statistics; 1 makes them those of the last batch. */
+  momentum: number;
 
   constructor(
     gpu: Gpu,
@@ -164,6 +172,7 @@ export class BatchNorm2d extends Module {
     private readonly config: BatchNorm2dConfig = {},
   ) {
     super(gpu);
+    this.momentum = config.momentum ?? 0.1;
     const make = (name: string, value: number, trained: boolean) =>
       new Parameter(gpu, [channels], name, new Float32Array(channels).fill(value), trained);
     this.weight = make("weight", 1, true);
@@ -182,11 +191,13 @@ export class BatchNorm2d extends Module {
       runningMean: this.running_mean,
       runningVar: this.running_var,
     };
+    const statistics = this.config.statistics ?? "all";
     const options = {
       eps: this.config.eps ?? 1e-5,
-      momentum: this.config.momentum ?? 0.1,
+      momentum: this.momentum,
       mode: batch ? "batch" : "fixed",
-      statistics: this.config.statistics ?? "all",
+      statistics,
+      runningVariance: this.config.runningVariance ?? (statistics === "valid" ? "total" : "within"),
       holes: this.config.holes ?? "zero",
     } as const;
     return { tensors, options };

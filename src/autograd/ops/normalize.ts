@@ -1,7 +1,7 @@
 /** Batch normalisation with the activation after it, as the steps that `batchNorm` and `pconvBlock` record. */
 import type { Storage } from "../../gpu/pool.js";
 import { batchNormBackward, batchNormForward } from "../../kernels/batchNorm.js";
-import { batchNormFixed, batchNormStats } from "../../kernels/batchNormStats.js";
+import { batchNormFixed, batchNormStats, type RunningVariance } from "../../kernels/batchNormStats.js";
 import { channelSlice } from "../../kernels/concat.js";
 import { vec4s } from "../../kernels/shape.js";
 import type { Tape } from "../tape.js";
@@ -11,6 +11,8 @@ export interface BatchNormOptions {
   readonly eps: number;
   /** Share of the batch in the running statistics (PyTorch's momentum). */
   readonly momentum: number;
+  /** What the running variance is of; default `within`, PyTorch's. */
+  readonly runningVariance?: RunningVariance;
   /** `batch`: statistics of this batch, which also update the running ones; `fixed`: the running ones, unchanged (eval, frozen). */
   readonly mode: "batch" | "fixed";
   /** Pixels that batch statistics count: all of them (PyTorch), or valid ones only. `valid` needs a mask. */
@@ -45,7 +47,8 @@ export function statistics(tape: Tape, x: Tensor, { tensors, options: o, valid }
     return stats;
   }
   const mask = o.statistics === "valid" ? valid?.mask : undefined;
-  const settings = { eps: o.eps, momentum: o.momentum, maskN: valid?.n ?? 1 };
+  const { eps, momentum, runningVariance = "within" } = o;
+  const settings = { eps, momentum, runningVariance, maskN: valid?.n ?? 1 };
   batchNormStats(gpu, x.shape, settings, { x: x.storage, mask, stats, ...running });
   return stats;
 }
