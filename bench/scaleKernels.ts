@@ -1,6 +1,8 @@
-/** The kernels that let a step of half precision be scaled, and skipped. */
+/** The kernels between the gradients and the optimizer: checks, norms and scales; and the average after it. */
 import { gradientCheck } from "../src/kernels/gradientCheck.js";
 import { lossScale, lossScaleRef, SCALE_STATE, SCALE_STATE_BYTES } from "../src/kernels/lossScale.js";
+import { gradientNorm, gradientNormRef } from "../src/kernels/gradientNorm.js";
+import { movingAverage, movingAverageRef } from "../src/kernels/movingAverage.js";
 import { type Draw, type Op, positive, storages, uniform, zeros } from "./op.js";
 
 const STEP = { steps: 1, interval: 2000, beta1: 0.9, beta2: 0.999 };
@@ -29,6 +31,38 @@ export const SCALE_OPS: readonly Op[] = [
         flops: 0,
         record: () => gradientCheck(gpu, vec4s, storages({ gradient, state })),
         want: () => [[state, stateOf({ found: 1 }, {})]],
+      };
+    },
+  },
+  {
+    kernel: "gradientNorm",
+    pass: "dw",
+    covers: ["gradientSquares", "gradientNorm"],
+    plan: ({ gpu, vec4s, count, input, result }) => {
+      const [gradient, control, norm] = [input(), input(4, 0, zeros), result(1, 4)];
+      const gradients = [{ storage: gradient.storage, vec4s }];
+      const b = { gradients, ...storages({ control, norm }) };
+      return {
+        flops: 2 * count,
+        record: () => gradientNorm(gpu, { step: 1, most: 1, scaled: false }, b),
+        want: () => [[norm, [...gradientNormRef([gradient.values], 1), 0, 0]]],
+      };
+    },
+  },
+  {
+    kernel: "movingAverage",
+    pass: "dw",
+    covers: ["movingAverage"],
+    plan: ({ gpu, vec4s, count, input }) => {
+      const [parameter, average, guard] = [input(), input(), input(4, 0, zeros)];
+      return {
+        flops: 3 * count,
+        record: () => movingAverage(gpu, vec4s, 0.9, storages({ parameter, average, guard })),
+        want: () => {
+          const after = Float64Array.from(average.values);
+          movingAverageRef(0.9, parameter.values, after);
+          return [[average, after]];
+        },
       };
     },
   },

@@ -24,6 +24,18 @@ export interface TapeOptions {
    * computed again in the backward pass. Same bits, less memory, one more forward convolution a layer. Default `false`.
    */
   readonly checkpoint?: boolean;
+  /** Sees every op's result as soon as it is recorded, and in the backward pass every gradient: for finding faults. */
+  readonly watch?: (seen: Watched) => void;
+}
+
+/** What an op made, intact only until the call returns. */
+export interface Watched {
+  readonly op: string;
+  /** What the op read: parameters tell which layer it is. */
+  readonly inputs: readonly Tensor[];
+  readonly tensor: Tensor;
+  /** The input that it is the gradient of; null for a result. */
+  readonly gradientOf: Tensor | null;
 }
 
 /** Gradients of an op's inputs, in their order, made from the gradient of its output; `null` where none is wanted. */
@@ -126,6 +138,7 @@ export class Tape {
     saved: readonly (Tensor | Storage)[],
     backward: Backward,
   ): Tensor {
+    this.options.watch?.({ op: name, inputs, tensor: output, gradientOf: null });
     output.requiresGrad = this.options.grad && inputs.some((t) => t.requiresGrad);
     if (output.requiresGrad) {
       this.nodes.push({ name, inputs, output, saved, backward });
@@ -177,7 +190,12 @@ export class Tape {
       if (g) {
         gradients.delete(node.output);
         const results = node.backward(g);
-        node.inputs.forEach((input, i) => this.add(gradients, input, results[i]));
+        const { name: op, inputs } = node;
+        inputs.forEach((input, i) => {
+          const tensor = results[i];
+          if (tensor) this.options.watch?.({ op, inputs, tensor, gradientOf: input });
+          this.add(gradients, input, tensor);
+        });
         this.release(g.storage);
       }
       for (const s of node.saved) if (!(s instanceof Tensor)) this.release(s);

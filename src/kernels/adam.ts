@@ -13,6 +13,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { GUARD } from "./lossGuard.js";
 import { SCALE_STATE } from "./lossScale.js";
 
 export interface AdamStep {
@@ -43,6 +44,7 @@ export const adamKernel = defineKernel({
     rootScale: "f32",
     eps: "f32",
     guarded: "u32",
+    clipped: "u32",
   },
   bindings: ["read", "read", "read_write", "read_write", "read_write"],
   wgsl: ({ scaled }: AdamSpec) => /* wgsl */ `
@@ -54,7 +56,12 @@ export const adamKernel = defineKernel({
 ${linearMain(
   "p.vec4s",
   `  if (p.guarded != 0u && guard[0] != 0u) { return; }
-  let g = gradient[id]${scaled ? ` * ${word("inverse")}` : ""};
+  ${
+    scaled
+      ? `let g = gradient[id] * ${word("inverse")};`
+      : `var g = gradient[id];
+  if (p.clipped != 0u) { g *= bitcast<f32>(guard[${GUARD.factor}]); }`
+  }
   let m = p.beta1 * first[id] + p.rest1 * g;
   let v = p.beta2 * second[id] + p.rest2 * g * g;
   first[id] = m;
@@ -69,8 +76,10 @@ export interface AdamBuffers {
   readonly gradient: Storage;
   readonly m: Storage;
   readonly v: Storage;
-  /** Given: nothing changes once `lossGuard` has set it. */
+  /** Given: nothing changes once `lossGuard` or `gradientNorm` has set it. */
   readonly guard?: Storage | undefined;
+  /** The gradient is multiplied by the factor that `gradientNorm` left in the guard; in the state it is part of `inverse`. */
+  readonly clipped?: boolean;
   /** Given, instead of the guard: the state that `lossScale` left. */
   readonly scaling?: Storage | undefined;
 }
@@ -89,6 +98,7 @@ export function adam(gpu: Gpu, vec4s: number, o: AdamStep, b: AdamBuffers): void
     rootScale: 1 / Math.sqrt(1 - o.beta2 ** o.t),
     eps: o.eps,
     guarded: Number(guard !== undefined),
+    clipped: Number(b.clipped === true),
   };
   const buffers = [b.gradient, guard ?? b.gradient, b.parameter, b.m, b.v];
   gpu.dispatch(adamKernel, { scaled }, params, buffers, linearGrid(vec4s));

@@ -1,6 +1,8 @@
 /** Adam (Kingma & Ba 2015) in the form of torch.optim.Adam. */
 import { FormatError } from "../errors.js";
 import { adam } from "../kernels/adam.js";
+import { gradientNorm } from "../kernels/gradientNorm.js";
+import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
 import type { LoadableTensor, StateDict } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
@@ -12,6 +14,8 @@ export interface AdamConfig {
   readonly eps?: number;
   /** Given: the gradients are those of the loss times its scale; steps whose gradients overflow are skipped. Adam frees it. */
   readonly scaler?: LossScaler | undefined;
+  /** Gradients whose norm, taken over all parameters, is larger are scaled down to it (torch's clip_grad_norm_). Needs a guard. */
+  readonly maxGradNorm?: number | undefined;
 }
 
 interface Slot {
@@ -28,6 +32,10 @@ export class Adam {
   /** Steps taken, or skipped by the scaler. */
   steps = 0;
   readonly scaler: LossScaler | null;
+  /** Norm of the last step's gradients before clipping, and the factor: one vec4 (norm, factor, 0, 0). Steps with a guard only. */
+  readonly gradNorm: Storage;
+  private readonly gpu: Gpu;
+  private readonly maxGradNorm: number | null;
   private readonly slots: readonly Slot[];
   private readonly betas: readonly [number, number];
   private readonly eps: number;
@@ -37,6 +45,9 @@ export class Adam {
     this.betas = config.betas ?? [0.9, 0.999];
     this.eps = config.eps ?? 1e-8;
     this.scaler = config.scaler ?? null;
+    this.maxGradNorm = config.maxGradNorm ?? null;
+    this.gpu = parameters[0][1].gpu;
+    this.gradNorm = this.gpu.alloc(16, "gradient norm");
     this.slots = parameters.map(([name, parameter]) => {
       const zeros = () => {
         const storage = parameter.gpu.alloc(parameter.storage.bytes, `adam ${name}`);
@@ -49,23 +60,32 @@ export class Adam {
 
   /**
    * Updates every parameter that has a gradient, and clears the gradients.
-   * @param guard given: the device leaves everything as it is once this has been set (see the kernel `lossGuard`)
+   * @param guard given: the device leaves everything as it is once this has been set (see the kernel `lossGuard`), as it is set
+   * here when the gradients are not finite
+   * @param number of the step, for the guard
    */
-  step(guard?: Storage): void {
+  step(guard?: Storage, number = this.steps + 1): void {
     this.steps++;
+    const { gpu, scaler, maxGradNorm } = this;
     const [beta1, beta2] = this.betas;
     const options = { lr: this.lr, beta1, beta2, eps: this.eps, t: this.steps };
     const gradients = this.slots.flatMap(({ parameter }) => parameter.grad ?? []);
-    this.scaler?.finish(gradients, { steps: this.steps, beta1, beta2 }, guard);
+    scaler?.finish(gradients, { steps: this.steps, beta1, beta2 }, guard);
+    if (guard) {
+      const control = scaler?.state ?? guard;
+      const norm = { step: number, most: maxGradNorm, scaled: scaler !== null };
+      gradientNorm(gpu, norm, { gradients, control, norm: this.gradNorm });
+    }
     for (const { parameter, m, v } of this.slots) {
       if (!parameter.grad) continue;
-      adam(parameter.gpu, parameter.vec4s, options, {
+      adam(gpu, parameter.vec4s, options, {
         parameter: parameter.storage,
         gradient: parameter.grad.storage,
         m,
         v,
         guard,
-        scaling: this.scaler?.state,
+        clipped: guard !== undefined && maxGradNorm !== null,
+        scaling: scaler?.state,
       });
     }
     this.zeroGrad();
@@ -81,8 +101,7 @@ export class Adam {
 
   /** Moments as `m.<parameter>` and `v.<parameter>` in PyTorch's layout, `steps`, and the scaler's state. */
   async stateDict(): Promise<StateDict> {
-    const gpu = this.slots[0].parameter.gpu;
-    const values = await gpu.read(...this.slots.flatMap(({ m, v }) => [m, v]));
+    const values = await this.gpu.read(...this.slots.flatMap(({ m, v }) => [m, v]));
     const state: StateDict = new Map();
     this.slots.forEach(({ name, parameter }, i) => {
       for (const [j, key] of ["m", "v"].entries()) {
@@ -133,6 +152,7 @@ export class Adam {
   free(): void {
     this.zeroGrad();
     this.scaler?.free();
+    this.gpu.free(this.gradNorm);
     for (const { parameter, m, v } of this.slots) {
       parameter.gpu.free(m);
       parameter.gpu.free(v);

@@ -1,5 +1,5 @@
 /** The training loop's core: one step, and where its pictures come from. No files here. */
-import { Tape } from "../autograd/tape.js";
+import { Tape, type TapeOptions } from "../autograd/tape.js";
 import type { Precision, Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
 import type { BufferPlan } from "../gpu/bufferPlan.js";
@@ -7,10 +7,12 @@ import type { Storage } from "../gpu/pool.js";
 import { GUARD_BYTES, lossGuard, readGuard } from "../kernels/lossGuard.js";
 import { readScale } from "../kernels/lossScale.js";
 import { Adam } from "../optim/adam.js";
+import { Ema } from "../optim/ema.js";
 import { LossScaler, type LossScalerConfig } from "../optim/lossScaler.js";
 import type { InpaintingLoss, LossTerm } from "./loss.js";
 import type { MaskPicture, MaskSource, Picture, PictureSource } from "./picture.js";
 import { Prefetcher } from "./prefetch.js";
+import { NotFiniteFinder } from "./notFinite.js";
 import type { PConvUNet } from "./unet.js";
 
 export interface TrainerConfig {
@@ -21,7 +23,12 @@ export interface TrainerConfig {
   /** Side of the square training pictures, in pixels. */
   readonly imageSize: number;
   readonly batchSize: number;
-  readonly lr: number;
+  /** Learning rate, or that of each step, counted from 1 (see `learningRate`). */
+  readonly lr: number | ((step: number) => number);
+  /** Gradients whose norm over all parameters is larger are scaled down to it; default: none are. */
+  readonly maxGradNorm?: number;
+  /** Decay of an exponential moving average of the parameters, see `Trainer.ema`; default: none is kept. */
+  readonly emaDecay?: number;
   /** Everything random follows from it: equal seeds give equal runs on one adapter. */
   readonly seed: number;
   /** Stage 2: the encoder's batch norm uses its running statistics and keeps them. */
@@ -46,6 +53,8 @@ export interface StepReport {
   readonly loss: number;
   readonly terms: Readonly<Partial<Record<LossTerm, number>>>;
   readonly lr: number;
+  /** Norm of all gradients together, before clipping. */
+  readonly gradNorm: number;
   /** With `f16`: the loss's scale in the next step, and how many steps were skipped so far. */
   readonly lossScale?: number;
   readonly skipped?: number;
@@ -78,8 +87,11 @@ interface Recorded {
  */
 export class Trainer {
   readonly optimizer: Adam;
+  /** Averages of the parameters, where the config asks for them. */
+  readonly ema: Ema | null;
   /** Steps taken. */
   step = 0;
+  private frozen: boolean;
   private prefetcher: Prefetcher<Sample> | null = null;
   /** Set by the device at the first loss that is not finite. */
   private readonly guard: Storage;
@@ -89,9 +101,21 @@ export class Trainer {
   constructor(readonly config: TrainerConfig) {
     const { gpu } = config.model;
     const scaler = config.precision === "f16" ? new LossScaler(gpu, config.lossScaling) : undefined;
-    this.optimizer = new Adam(config.model.namedParameters(), { lr: config.lr, scaler });
+    const parameters = config.model.namedParameters();
+    const lr = typeof config.lr === "number" ? config.lr : config.lr(1);
+    this.optimizer = new Adam(parameters, { lr, scaler, maxGradNorm: config.maxGradNorm });
+    this.ema = config.emaDecay === undefined ? null : new Ema(parameters, config.emaDecay);
+    this.frozen = config.freezeEncoderBatchNorm;
     this.guard = gpu.alloc(GUARD_BYTES, "loss guard");
     this.clearGuard();
+  }
+
+  /** Stage 2 from the next step on (or stage 1 again): the encoder's batch norm uses its running statistics and keeps them. */
+  freezeEncoderBatchNorm(frozen = true): void {
+    if (this.frozen === frozen) return;
+    this.frozen = frozen;
+    if (this.plan) this.config.model.gpu.dropPlan(this.plan); // other buffers are asked for now
+    this.plan = null;
   }
 
   private clearGuard(): void {
@@ -106,16 +130,21 @@ export class Trainer {
 
   /** The next batch as [n,h,w,3] values and [n,h,w] masks. */
   private async batch(): Promise<{ pixels: Float32Array; valid: Float32Array }> {
-    const { imageSize, batchSize, prefetch = 2 * batchSize } = this.config;
+    const { batchSize, prefetch = 2 * batchSize } = this.config;
     this.prefetcher ??= new Prefetcher((i) => this.sample(i), this.step * batchSize, Math.max(1, prefetch));
-    const area = imageSize * imageSize;
-    const pixels = new Float32Array(batchSize * area * 3);
-    const valid = new Float32Array(batchSize * area);
-    for (let i = 0; i < batchSize; i++) {
-      const { picture, mask } = await this.prefetcher.next();
+    const samples: Sample[] = [];
+    while (samples.length < batchSize) samples.push(await this.prefetcher.next());
+    return this.stack(samples);
+  }
+
+  private stack(samples: readonly Sample[]): { pixels: Float32Array; valid: Float32Array } {
+    const area = this.config.imageSize ** 2;
+    const pixels = new Float32Array(samples.length * area * 3);
+    const valid = new Float32Array(samples.length * area);
+    samples.forEach(({ picture, mask }, i) => {
       pixels.set(picture.pixels, i * area * 3);
       valid.set(mask.values, i * area);
-    }
+    });
     return { pixels, valid };
   }
 
@@ -137,7 +166,9 @@ export class Trainer {
     const { pixels, valid } = await this.batch();
     const { gpu } = model;
     model.train();
-    model.freezeEncoderBatchNorm(this.config.freezeEncoderBatchNorm);
+    model.freezeEncoderBatchNorm(this.frozen);
+    const { lr } = this.config;
+    if (typeof lr === "function") this.optimizer.lr = lr(this.step + 1);
     this.plan ??= this.rehearse(pixels, valid);
     const { tape, total, terms } = gpu.followPlan(this.plan, () => this.record(pixels, valid));
     try {
@@ -148,21 +179,23 @@ export class Trainer {
         await this.throttle();
         return null;
       }
-      const [guard, sum, ...parts] = await gpu.read(
+      const [guard, gradNorm, sum, ...parts] = await gpu.read(
         this.guard,
+        this.optimizer.gradNorm,
         total.storage,
         ...[...terms.values()].map((t: Tensor) => t.storage),
         ...(scaler ? [scaler.state] : []),
       );
       this.inFlight.length = 0; // the readback came after all of them
       const scaling = scaler && readScale(parts.pop()!);
-      this.check(guard, scaling?.scale);
+      await this.check(guard, scaling?.scale);
       const values = [...terms.keys()].map((name, i): [LossTerm, number] => [name, parts[i][0]]);
       return {
         step: this.step,
         loss: sum[0],
         terms: Object.fromEntries(values),
         lr: this.optimizer.lr,
+        gradNorm: gradNorm[0],
         ...(scaling && { lossScale: scaling.scale, skipped: scaling.skipped }),
       };
     } finally {
@@ -171,10 +204,11 @@ export class Trainer {
   }
 
   /** Records everything of one step on a new tape. */
-  private record(pixels: Float32Array, valid: Float32Array): Recorded {
+  private record(pixels: Float32Array, valid: Float32Array, watch?: TapeOptions["watch"]): Recorded {
     const { model, loss, imageSize: size, batchSize: n, precision = "f32" } = this.config;
     const { gpu } = model;
-    const tape = new Tape(gpu, { grad: true, precision, checkpoint: this.config.gradientCheckpointing ?? false });
+    const checkpoint = this.config.gradientCheckpointing ?? false;
+    const tape = new Tape(gpu, { grad: true, precision, checkpoint, ...(watch && { watch }) });
     try {
       // A write submits what was recorded before it: both uploads come first.
       const truth = tape.upload({ n, h: size, w: size, c: 3 }, pixels, "truth");
@@ -183,7 +217,8 @@ export class Trainer {
       const { total, terms } = loss.forward(tape, output, truth, mask);
       tape.backward(total, this.optimizer.scaler?.scale);
       lossGuard(gpu, this.step + 1, { loss: total.storage, guard: this.guard });
-      this.optimizer.step(this.guard);
+      this.optimizer.step(this.guard, this.step + 1);
+      this.ema?.step(this.step + 1, this.optimizer.scaler?.state ?? this.guard);
       return { tape, total, terms };
     } catch (error) {
       this.optimizer.zeroGrad();
@@ -194,14 +229,21 @@ export class Trainer {
 
   /** The plan of buffers that all steps follow: every step asks for the same ones. Leaves model and optimizer as they are. */
   private rehearse(pixels: Float32Array, valid: Float32Array): BufferPlan {
+    return this.keepingCounts(() =>
+      this.config.model.gpu.rehearse(() => {
+        this.record(pixels, valid).tape.dispose();
+      }),
+    );
+  }
+
+  /** Runs something that counts as no step. */
+  private keepingCounts<T>(run: () => T): T {
     const { optimizer } = this;
     const counters = this.config.model.counters();
     const counts = counters.map((c) => c.value);
     const { steps } = optimizer;
     try {
-      return this.config.model.gpu.rehearse(() => {
-        this.record(pixels, valid).tape.dispose();
-      });
+      return run();
     } finally {
       counters.forEach((c, i) => (c.value = counts[i]));
       optimizer.steps = steps;
@@ -222,10 +264,10 @@ export class Trainer {
   async checkFinite(): Promise<void> {
     const { scaler } = this.optimizer;
     const [guard, state] = await this.config.model.gpu.read(this.guard, ...(scaler ? [scaler.state] : []));
-    this.check(guard, state && readScale(state).scale);
+    await this.check(guard, state && readScale(state).scale);
   }
 
-  private check(guard: Float32Array, scale = 1): void {
+  private async check(guard: Float32Array, scale = 1): Promise<void> {
     const bad = readGuard(guard);
     if (!bad && scale < LEAST_SCALE) {
       throw new UserError(
@@ -237,18 +279,39 @@ export class Trainer {
     if (!bad) return;
     this.optimizer.steps -= this.step - (bad.step - 1);
     this.step = bad.step - 1;
+    const first = await this.firstBadTensor(bad.step);
     this.clearGuard();
+    const what = bad.what === "loss" ? "loss, got total" : "gradient, got a norm";
     throw new UserError(
       `step ${bad.step}`,
-      `expected a finite loss, got total = ${bad.loss}`,
-      "resume from the last checkpoint with a smaller --lr",
+      `expected a finite ${what} = ${bad.value}${first === null ? "" : `; the first tensor that is not finite is ${first}`}`,
+      "resume from the last checkpoint with a smaller --lr, or with --clip-grad-norm 1",
     );
+  }
+
+  /** Goes through a step again, whose parameters the guard has kept, and names the first tensor with an infinity or NaN. */
+  private async firstBadTensor(step: number): Promise<string | null> {
+    const { model, batchSize } = this.config;
+    const found = new NotFiniteFinder(model);
+    try {
+      const samples = await Promise.all(
+        Array.from({ length: batchSize }, (_, i) => this.sample((step - 1) * batchSize + i)),
+      );
+      const { pixels, valid } = this.stack(samples);
+      if (!pixels.every(Number.isFinite)) return "a training picture";
+      found.watchParameters();
+      this.keepingCounts(() => this.record(pixels, valid, found.watch).tape.dispose());
+      return await found.first();
+    } finally {
+      found.free();
+    }
   }
 
   /** Stops fetching ahead and frees the optimizer; the model stays. */
   async close(): Promise<void> {
     await this.prefetcher?.close();
     this.optimizer.free();
+    this.ema?.free();
     const { gpu } = this.config.model;
     gpu.free(this.guard);
     if (this.plan) gpu.dropPlan(this.plan);

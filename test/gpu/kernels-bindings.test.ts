@@ -37,6 +37,7 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   batchNormChunks: combine({ validOnly: flags }),
   channelAffine: combine({ shifted: flags }),
   channelSum: combine({ weighted: flags }),
+  gradientNorm: combine({ scaled: flags }),
   l1Forward: combine({ region: ["all", "valid", "hole"] }),
   l1Backward: combine({ region: ["all", "valid", "hole"] }),
   liveOrder: combine({ alone: flags }),

@@ -155,9 +155,9 @@ describe("lossGuard", () => {
       };
       expect(await check(1, 3.4e38)).toBeNull();
       expect(await check(2, -1e-40)).toBeNull();
-      expect(await check(70_000, bad)).toEqual({ step: 70_000, loss: bad });
-      expect(await check(70_001, 1)).toEqual({ step: 70_000, loss: bad });
-      expect(await check(70_002, NaN)).toEqual({ step: 70_000, loss: bad });
+      expect(await check(70_000, bad)).toEqual({ what: "loss", step: 70_000, value: bad });
+      expect(await check(70_001, 1)).toEqual({ what: "loss", step: 70_000, value: bad });
+      expect(await check(70_002, NaN)).toEqual({ what: "loss", step: 70_000, value: bad });
     });
   });
 
