@@ -31,8 +31,11 @@ const MAX_DEPTH = 32;
 const MAX_OBJECTS = 10_000;
 const MAX_PATH_CHARACTERS = 2 ** 22;
 
-/** Compressed datasets may be larger than their file, but not without end. */
-const maxBytes = (fileBytes: number): number => 4 * fileBytes + 2 ** 26;
+/**
+ * Compressed datasets may be larger than their file, but not without end: weights hardly shrink. Each is in the library's memory
+ * and in its own array for a moment.
+ */
+const maxBytes = (fileBytes: number): number => 2 * fileBytes;
 
 /**
  * Reads every numeric dataset of an HDF5 file. The convolutions of a Keras VGG16 or VGG19 get torchvision's names
@@ -41,7 +44,8 @@ const maxBytes = (fileBytes: number): number => 4 * fileBytes + 2 ** 26;
  * unsigned integers above 8 bits and links to other files are left out. Values are those of the file: the VGG weights that
  * come with Keras want BGR images of 0..255 less Caffe's mean, torchvision's want RGB normalised by ImageNet's mean and deviation.
  *
- * Memory: at most 4 times the file and 64 MiB for all datasets together.
+ * Memory: at most twice the file for all datasets together, and once more as much for the one being read, beside the library's
+ * own 16 MiB.
  *
  * @param bytes the whole file; not changed
  * @param where file name for the errors

@@ -40,8 +40,8 @@ const saveStateDict = "save the weights with torch.save(model.state_dict(), 'wei
  * @throws FormatError if it is damaged, or names any Python object but tensors and plain containers
  */
 export function readPth(bytes: Uint8Array, where: string): PthFile {
-  // A view may claim more elements than its storage has (stride 0), but a weight is not larger than its file.
-  const objects = new TorchObjects(where, Math.max(bytes.length, 2 ** 20));
+  // A view may claim more elements than its storage has (stride 0), and many views the same ones.
+  const objects = new TorchObjects(where, 4 * bytes.length);
   const isZip = bytes[0] === 0x50 && bytes[1] === 0x4b;
   const root = isZip ? readZip(bytes, where, objects) : readLegacy(bytes, where, objects);
   return { container: isZip ? "zip" : "legacy", root, tensors: flatten(root, where) };

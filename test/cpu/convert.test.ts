@@ -9,7 +9,8 @@ import { readWeights } from "../../src/io/weights.js";
 import { findUNet } from "../../src/pconv/unetWeights.js";
 import { type ConversionReport, convertCommand, convertWeights } from "../../tools/convert.js";
 import { kerasFile, kerasPath } from "../support/kerasFile.js";
-import { contents, fixture } from "./weightFixtures.js";
+import { Rng } from "../../src/pconv/rng.js";
+import { contents, damage, fixture } from "./weightFixtures.js";
 
 const fixturePath = (name: string) => fileURLToPath(new URL(`../fixtures/weights/${name}`, import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "pconv-convert-"));
@@ -113,6 +114,27 @@ describe("pconv convert", () => {
     expect(report).toMatchObject({ contents: "tensors", source: null, read: 10 });
     const { tensors } = await readWeights(fixture("edge.pth"), "edge.pth");
     expect(sorted(file)).toEqual(contents(new Map([...tensors].sort(([a], [b]) => (a < b ? -1 : 1)))));
+  });
+
+  it("converts or refuses damaged networks", async () => {
+    const own = await convertWeights(fixture("naoto_small_ckpt.pth"), "own", "safetensors", "torchvision");
+    const originals = [fixture("naoto_small_ckpt_legacy.pth"), await kerasCheckpoint(), own.file];
+    let refused = 0;
+    for (let seed = 0; seed < 90; seed++) {
+      const rng = Rng.of(2019, seed);
+      // Half of them where names, shapes and the configuration are.
+      const original = originals[seed % 3];
+      const damaged = damage(original, rng);
+      if (seed % 2 === 0) damaged[rng.integer(0, Math.min(2000, damaged.length - 1))] ^= 1 << rng.integer(0, 7);
+      const to = (["safetensors", "port", "onnx"] as const)[rng.integer(0, 2)];
+      try {
+        await convertWeights(damaged, "damaged", to, "torchvision");
+      } catch (error) {
+        if (!(error instanceof UserError)) throw new Error(`seed ${seed}: ${String(error)}`, { cause: error });
+        refused++;
+      }
+    }
+    expect(refused).toBeGreaterThan(30);
   });
 
   it("replaces nothing unless told, and leaves nothing half written", async () => {

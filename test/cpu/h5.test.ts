@@ -45,6 +45,9 @@ async function refuses(file: Uint8Array, problem: string | RegExp): Promise<void
   await expect(reading).rejects.toThrow(/^bad\.h5.*\nhelp: ./s);
 }
 
+/** A new instance of the library, which a refused file is followed by: its program and the memory that it begins with. */
+const LIBRARY_BYTES = 2 ** 25;
+
 describe("readH5", () => {
   it.each(fixtures)("reads %s as its safetensors twin", async (name) => {
     const { tensors } = await readH5(fixture(name), name);
@@ -160,16 +163,21 @@ describe("readH5", () => {
     open.mockRestore();
   });
 
-  it("survives 300 damaged files", async () => {
+  it("survives damaged files", async () => {
     const originals = fixtures.map(fixture);
-    const refused = await fuzz("damaged.h5", 300, (rng) => {
-      const original = originals[rng.integer(0, 2)];
-      const damaged = damage(original, rng);
-      // The signature stays, so that every file gets to the library.
-      damaged.set(original.subarray(0, Math.min(8, damaged.length)));
-      return damaged;
-    });
-    expect(refused).toBeGreaterThan(60);
+    const refused = await fuzz(
+      "damaged.h5",
+      100,
+      (rng) => {
+        const original = originals[rng.integer(0, 2)];
+        const damaged = damage(original, rng);
+        // The signature stays, so that every file gets to the library.
+        damaged.set(original.subarray(0, Math.min(8, damaged.length)));
+        return damaged;
+      },
+      LIBRARY_BYTES,
+    );
+    expect(refused).toBeGreaterThan(0.2);
     expect((await readH5(originals[0], "w.h5")).tensors.size).toBe(14);
   });
 });

@@ -127,7 +127,11 @@ describe("pth: tensors", () => {
     ["with a negative stride", { length: 6, shape: [2], strides: [-1] }, "a stride"],
     ["with a negative offset", { length: 6, offset: -1, shape: [2], strides: [1] }, "offset"],
     ["with a missing stride", { length: 6, shape: [2, 2], strides: [1] }, "as many strides"],
-    ["that strides of 0 blow up", { length: 6, shape: [2 ** 30, 2 ** 30], strides: [0, 0] }, "at most 1048576 bytes"],
+    [
+      "that strides of 0 blow up",
+      { length: 6, shape: [2 ** 30, 2 ** 30], strides: [0, 0] },
+      "more bytes of strided tensors",
+    ],
     [
       "of complex numbers",
       { type: "ComplexFloatStorage", length: 6, shape: [1], strides: [1] },
@@ -217,7 +221,8 @@ describe("pth: hostile pickles", () => {
       "type",
     ],
     ["a list in itself", bytes(op.list, op.put(0), op.get(0), op.append), "a cycle"],
-    ["nesting 100000 deep", nest(100000), "nesting of at most 128"],
+    ["nesting 4000 deep", nest(4000), "nesting of at most 128"],
+    ["nesting 100000 deep", nest(100000), "containers"],
     [
       "copies of copies",
       bytes(
@@ -232,7 +237,8 @@ describe("pth: hostile pickles", () => {
       ),
       "elements copied",
     ],
-    ["more containers than any checkpoint", new Uint8Array(2 ** 21).fill(0x7d), "1048576 containers"],
+    ["more containers than a checkpoint of its size", new Uint8Array(2 ** 21).fill(0x7d), "at most 266246 containers"],
+    ["more containers than any checkpoint", new Uint8Array(2 ** 23 + 2 ** 20).fill(0x7d), "at most 1048576 containers"],
     ["more instructions than any checkpoint", new Uint8Array(2 ** 23).fill(0x4e), "instructions"],
   ])("refuses %s", (_, object, problem) => {
     const file = legacyFile(object);
@@ -314,20 +320,20 @@ describe("pth: damaged files", () => {
   const archive = new ZipArchive(fixture("edge.pth"), "edge.pth");
   const records = Object.fromEntries(archive.names().map((name) => [name, archive.read(name) ?? new Uint8Array(0)]));
 
-  it("survives 600 damaged legacy files", async () => {
+  it("survives damaged legacy files", async () => {
     const original = fixture("edge_legacy.pth");
-    expect(await fuzz("edge_legacy.pth", 600, (rng) => damage(original, rng))).toBeGreaterThan(300);
+    expect(await fuzz("edge_legacy.pth", 500, (rng) => damage(original, rng))).toBeGreaterThan(0.5);
   });
 
-  it("survives 600 damaged archives, stored and deflated", async () => {
+  it("survives damaged archives, stored and deflated", async () => {
     const originals = [fixture("edge.pth"), zipSync(records, { level: 9 })];
-    expect(await fuzz("edge.pth", 600, (rng) => damage(originals[rng.integer(0, 1)], rng))).toBeGreaterThan(300);
+    expect(await fuzz("edge.pth", 500, (rng) => damage(originals[rng.integer(0, 1)], rng))).toBeGreaterThan(0.5);
   });
 
-  it("survives 600 archives that are sound but for their pickle", async () => {
-    const refused = await fuzz("pickle.pth", 600, (rng) =>
+  it("survives archives that are sound but for their pickle", async () => {
+    const refused = await fuzz("pickle.pth", 500, (rng) =>
       zipSync({ ...records, "edge/data.pkl": damage(records["edge/data.pkl"], rng) }, { level: 0 }),
     );
-    expect(refused).toBeGreaterThan(300);
+    expect(refused).toBeGreaterThan(0.5);
   });
 });

@@ -64,11 +64,11 @@ export class TorchObjects implements PickleHost {
   private copied = 0;
 
   /**
-   * @param maxTensorBytes bound on one dense tensor: strides of 0 let a few bytes claim any size
+   * @param bytesLeft bound on the tensors that must be copied, together: strides of 0 let a few bytes claim any size
    */
   constructor(
     private readonly where: string,
-    private readonly maxTensorBytes: number,
+    private bytesLeft: number,
   ) {
     const define = (name: string, call: (args: readonly unknown[]) => unknown) =>
       this.globals.set(name, new PickleGlobal(name, call));
@@ -166,11 +166,13 @@ export class TorchObjects implements PickleHost {
     }
     const { storage } = view;
     const count = elementCount(shape);
-    if (count === undefined || count * dtypeBytes[storage.dtype] > this.maxTensorBytes) {
-      this.fail(`a tensor of at most ${this.maxTensorBytes} bytes`, `${storage.dtype} ${showShape(shape)}`);
-    }
     const sizes = shape as readonly number[];
     const steps = strides.map((stride) => this.index(stride, "a stride"));
+    const copied = count !== undefined && isDense(sizes, steps) ? 0 : (count ?? Infinity) * dtypeBytes[storage.dtype];
+    if (count === undefined || copied > this.bytesLeft) {
+      this.fail(`at most ${this.bytesLeft} more bytes of strided tensors`, `${storage.dtype} ${showShape(shape)}`);
+    }
+    this.bytesLeft -= copied;
     const last = sizes.reduce((sum, size, d) => sum + (size - 1) * steps[d], offset);
     if (count > 0 && !(last < view.length)) {
       this.fail(`elements below ${view.length} of storage ${quote(storage.key)}`, `element ${last}`);
@@ -181,6 +183,17 @@ export class TorchObjects implements PickleHost {
 
 function isStorageView(value: unknown): value is StorageView {
   return typeof value === "object" && value !== null && "storage" in value && value.storage instanceof Storage;
+}
+
+/** Whether a view's elements already lie in C order. */
+function isDense(shape: readonly number[], strides: readonly number[]): boolean {
+  let dense = 1;
+  return shape.every((_, i) => {
+    const d = shape.length - 1 - i;
+    const expected = dense;
+    dense *= shape[d];
+    return shape[d] === 1 || strides[d] === expected;
+  });
 }
 
 /** The elements of a strided view in C order; without copying if they already lie so. */
@@ -195,14 +208,7 @@ function gather(
   const source = storage.bytes ?? new Uint8Array(0);
   if (count === 0) return new Uint8Array(0);
 
-  let dense = 1;
-  const isDense = shape.every((_, i) => {
-    const d = shape.length - 1 - i;
-    const expected = dense;
-    dense *= shape[d];
-    return shape[d] === 1 || strides[d] === expected;
-  });
-  if (isDense) return source.subarray(offset * width, (offset + count) * width);
+  if (isDense(shape, strides)) return source.subarray(offset * width, (offset + count) * width);
 
   const result = new Uint8Array(count * width);
   const index = new Array<number>(shape.length).fill(0);

@@ -31,6 +31,9 @@ export interface PickleHost {
 /** Bounds on what a small hostile file can make this machine do. */
 const MAX_STEPS = 2 ** 23;
 const MAX_CONTAINERS = 2 ** 20;
+/** A tensor takes five containers and a hundred bytes or more: a pickle of containers alone is no checkpoint's. */
+const CONTAINERS_PER_BYTE = 1 / 8;
+const FREE_CONTAINERS = 4096;
 const MAX_INTEGER_BYTES = 1024;
 
 const damaged = "the file is damaged, or was not written by torch.save: save a state dict with torch.save again";
@@ -50,11 +53,15 @@ class Machine {
   private readonly marks: unknown[][] = [];
   private readonly memo = new Map<number, unknown>();
   private containers = 0;
+  private readonly maxContainers: number;
 
   constructor(
     private readonly reader: ByteReader,
     private readonly host: PickleHost,
-  ) {}
+  ) {
+    const own = FREE_CONTAINERS + Math.floor(CONTAINERS_PER_BYTE * reader.bytes.length);
+    this.maxContainers = Math.min(MAX_CONTAINERS, own);
+  }
 
   run(): unknown {
     for (let step = 0; step < MAX_STEPS; step++) {
@@ -230,7 +237,7 @@ class Machine {
 
   /** Counts what costs a hundred bytes or more of memory for one byte of pickle. */
   private container<T>(value: T): T {
-    if (++this.containers > MAX_CONTAINERS) this.fail(`at most ${MAX_CONTAINERS} containers`, "more");
+    if (++this.containers > this.maxContainers) this.fail(`at most ${this.maxContainers} containers`, "more");
     return value;
   }
 

@@ -16,6 +16,8 @@ interface ZipRecord {
 }
 
 const damaged = "the archive is cut off or damaged: copy or download it again";
+/** What a file may grow to in memory, as a multiple of its size. */
+const MAX_GROWTH = 4;
 const STORED = 0;
 const DEFLATED = 8;
 
@@ -45,7 +47,7 @@ export class ZipArchive {
 
   /**
    * The bytes of a record, or undefined if there is none: a view for a stored record, a new array for a deflated one. All
-   * deflated records together may grow to 64 MiB + 64 times the archive.
+   * deflated records together may grow to {@link MAX_GROWTH} times the archive: torch.save stores, and weights hardly shrink.
    *
    * @throws FormatError if it is out of bounds, packed in another way, or fails its CRC
    */
@@ -86,7 +88,7 @@ export class ZipArchive {
       );
     }
     this.inflatedTotal += record.size;
-    const limit = 64 * (2 ** 20 + this.bytes.length);
+    const limit = MAX_GROWTH * this.bytes.length;
     // 1032:1 is the most that DEFLATE can reach, so a larger claim is false whatever the total.
     if (!(this.inflatedTotal <= limit && record.size <= 1032 * record.packed)) {
       const claim = `${record.size} bytes from ${record.packed}, ${this.inflatedTotal} in all`;
