@@ -1,4 +1,5 @@
 /** `pconv inpaint`: fills the holes of picture files with a trained network. */
+import { stat } from "node:fs/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import sharp from "sharp";
 import { GpuError, UserError } from "../src/errors.js";
@@ -60,18 +61,20 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
   sharp.cache(false);
   const gpu = await openGpu();
   console.error(`adapter: ${gpu.adapter.name}`);
-  const progress = new Progress(work.length);
+  // A file's size tells best how long it takes, short of opening it.
+  const sizes = await Promise.all(work.map(async ({ image }) => (await stat(image)).size));
+  const progress = new Progress(sizes.reduce((sum, size) => sum + size, 0));
   let [done, failed] = [0, 0];
   try {
     const model = await loadUNet(gpu, o.weights);
     const tile = o.tile ?? defaultTile(model);
     if (!o.json) progress.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
-    for (const job of work) {
+    for (const [i, job] of work.entries()) {
       if (stop.signal.aborted) break;
       progress.at(job.image);
       let share = 0;
       const advance = (to: number): void => {
-        if (to > share) progress.advance(to - share);
+        if (to > share) progress.advance((to - share) * sizes[i]);
         share = to;
       };
       try {

@@ -29,13 +29,14 @@ export function losslessFormat({ format, colour }: StoredPicture): OutputFormat 
 }
 
 /** What a format cannot keep of this picture, in words; empty where it keeps everything. */
-export function lossesOf({ colour, depth, format: own }: StoredPicture, format: OutputFormat): string[] {
+export function lossesOf({ colour, depth, chunks }: StoredPicture, format: OutputFormat): string[] {
   const losses: string[] = [];
   if (format === "jpeg") losses.push("JPEG changes pixels outside the hole by a few levels");
   if (depth === 16 && format !== "png") losses.push(`${format} is written with 8 bits a sample, not 16`);
   const becomesRgb = (format === "webp" && colour === "gray") || (format !== "png" && colour === "palette");
   if (becomesRgb) losses.push(`${format} is written as RGB, not ${colour}`);
-  if (colour === "cmyk" && own !== "tiff") losses.push("of the EXIF block only the orientation is kept");
+  if (colour === "cmyk" && chunks.some((c) => c.type === "eXIf"))
+    losses.push("of the EXIF block only the orientation is kept");
   return losses;
 }
 
