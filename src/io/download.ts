@@ -32,9 +32,6 @@ const MAX_BYTES = 2 ** 32;
 const TIMEOUT_MS = 30_000;
 const MAX_REDIRECTS = 10;
 
-/** Whether `text` is an address on the web and not a path. */
-export const isUrl = (text: string): boolean => /^https?:\/\//i.test(text);
-
 interface Wanted {
   /** Without its fragment. */
   readonly url: URL;

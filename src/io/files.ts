@@ -2,16 +2,18 @@
 import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../errors.js";
-import { cachedDownload, type DownloadOptions, isUrl } from "./download.js";
+import { cachedDownload, type DownloadOptions } from "./download.js";
+import { isUrl } from "./url.js";
 
 /**
- * The bytes of a file on disk, or of one on the web (`http://`, `https://`), which is downloaded once, see `cachedDownload`.
+ * The bytes of a file on disk (a path or `file://` URL), or of one on the web (`http://`, `https://`), which is downloaded once, see `cachedDownload`.
  *
  * @throws {UserError} missing, a folder, or not readable; not to be had from the web
  */
 export async function readBytes(path: string, options: DownloadOptions = {}): Promise<Buffer> {
   try {
-    return await readFile(isUrl(path) ? await cachedDownload(path, options) : path);
+    if (isUrl(path)) return await readFile(await cachedDownload(path, options));
+    return await readFile(path.startsWith("file://") ? new URL(path) : path);
   } catch (cause) {
     throw fileError(path, "read", cause);
   }

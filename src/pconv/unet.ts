@@ -7,10 +7,13 @@ import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
+import { readSource, type WeightSource } from "../io/source.js";
+import { readWeights } from "../io/weights.js";
 import type { PConvConvention } from "../kernels/maskUpdate.js";
 import { BatchNorm2d, Conv2d, PConv2d, type Then } from "../nn/layers.js";
 import { Module } from "../nn/module.js";
 import { Rng } from "./rng.js";
+import { unetFromCheckpoint } from "./unetWeights.js";
 
 /** Everything that decides the network's shape and arithmetic; stored with its weights. */
 export interface UNetConfig {
@@ -222,6 +225,19 @@ export class PConvUNet extends Module {
     });
     this.headConv =
       c.head === "sigmoid" ? new Conv2d(gpu, { inChannels: 3, outChannels: 3, kernelSize: 1, rng }) : null;
+  }
+
+  /**
+   * A network from weights: a safetensors file of this library, or a checkpoint of the PyTorch port or of PConv-Keras.
+   *
+   * @param source bytes, a URL, or on Node a path
+   * @throws {UserError} when the file cannot be had; {@link FormatError} when it is damaged or holds something else
+   * @example
+   * const model = await PConvUNet.load(gpu, "weights.safetensors");
+   */
+  static async load(gpu: Gpu, source: WeightSource): Promise<PConvUNet> {
+    const { bytes, name } = await readSource(source);
+    return unetFromCheckpoint(gpu, await readWeights(bytes, name), name);
   }
 
   override children(): [string, Module][] {

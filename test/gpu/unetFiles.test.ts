@@ -1,7 +1,11 @@
 /** The U-Net from files of every implementation, against what the implementations computed with them. */
-import { existsSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { describe, expect, it } from "vitest";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { describe, expect, it, vi } from "vitest";
 import { nchwToNhwc, nhwcToNchw } from "../../src/autograd/layout.js";
 import { Tape } from "../../src/autograd/tape.js";
 import { FormatError } from "../../src/errors.js";
@@ -147,6 +151,39 @@ describe("files of this library", () => {
     for (const [name, { values }] of a) expect(b.get(name)!.values, name).toEqual(values);
     model.free();
     again.free();
+  });
+
+  it("load from bytes, a path and URLs", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "pconv-load-"));
+    const model = new PConvUNet(gpu(), { channels: [4, 5] }, 9);
+    const bytes = await unetToSafetensors(model);
+    const path = join(folder, "w ä.safetensors");
+    writeFileSync(path, bytes);
+    const server = createServer((_, response) => response.end(bytes));
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    vi.stubEnv("XDG_CACHE_HOME", folder);
+    try {
+      const { port } = server.address() as AddressInfo;
+      const want = await model.stateDict();
+      for (const source of [
+        bytes,
+        bytes.buffer as ArrayBuffer,
+        path,
+        pathToFileURL(path),
+        `http://127.0.0.1:${port}/w`,
+      ]) {
+        const again = await PConvUNet.load(gpu(), source);
+        const got = await again.stateDict();
+        for (const [name, { values }] of want) expect(got.get(name)!.values, name).toEqual(values);
+        again.free();
+      }
+      await expect(PConvUNet.load(gpu(), join(folder, "missing"))).rejects.toThrow("no such file");
+    } finally {
+      vi.unstubAllEnvs();
+      server.close();
+      model.free();
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it.each([
