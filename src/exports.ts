@@ -85,9 +85,13 @@ export {
 export { grid, hstack, maskToPicture } from "./pconv/contactSheet.js";
 export { holeRatio, type MaskPicture, type MaskSource, type Picture, type PictureSource } from "./pconv/picture.js";
 export { generateMask, RandomMaskSource } from "./pconv/randomMask.js";
+export { generateStrokes } from "./pconv/strokes.js";
+export { occlusionMasks, varyMask } from "./pconv/occlusion.js";
+export { opticalFlow, type Flow } from "./pconv/opticalFlow.js";
 export { deadLeaves, DeadLeavesSource } from "./pconv/deadLeaves.js";
 export { Rng } from "./pconv/rng.js";
 
 // Weight files in memory
+export type { WeightSource } from "./io/source.js";
 export { readWeights, type Weights } from "./io/weights.js";
 export { readSafetensors, writeSafetensors } from "./io/safetensors.js";
