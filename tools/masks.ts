@@ -1,12 +1,17 @@
-/** `pconv masks`: writes random irregular masks, the ones that training draws. */
+/** `pconv masks`: writes random irregular masks: the ones that training draws, free-form strokes, or what hides in a video. */
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../src/errors.js";
+import { readPicture } from "../src/io/imageFile.js";
 import { writeMaskPng } from "../src/io/png.js";
-import { holeRatio, type MaskPicture } from "../src/pconv/picture.js";
+import { shrunkPicture } from "../src/pconv/evaluationSize.js";
+import { holeBin, HOLE_BINS } from "../src/pconv/evaluate.js";
+import { occlusionMasks, varyMask } from "../src/pconv/occlusion.js";
+import { holeRatio, type MaskPicture, type Picture } from "../src/pconv/picture.js";
 import { generateMask, isMixed } from "../src/pconv/randomMask.js";
 import { Rng } from "../src/pconv/rng.js";
+import { generateStrokes } from "../src/pconv/strokes.js";
 import { integer } from "./command.js";
 import { Progress } from "./progress.js";
 
@@ -17,15 +22,10 @@ const MAX_COUNT = 1_000_000;
 /** Of 2000 masks of 8x8 none needed a second. */
 const MAX_REDRAWS = 100;
 
-/** Hole-ratio bins of Liu et al. 2018: above the first number, up to the second. */
-const BINS = [
-  [0.01, 0.1],
-  [0.1, 0.2],
-  [0.2, 0.3],
-  [0.3, 0.4],
-  [0.4, 0.5],
-  [0.5, 0.6],
-] as const;
+/** Frames are shrunk to this long side: masks are coarse anyway, and finding the motion takes 20 microseconds a pixel. */
+const FRAME_SIDE = 512;
+
+const KINDS = ["lines", "strokes", "occlusion"] as const;
 
 interface Size {
   readonly width: number;
@@ -37,6 +37,8 @@ interface Options {
   readonly size: Size;
   readonly out: string;
   readonly seed: number;
+  readonly kind: (typeof KINDS)[number];
+  readonly from?: readonly string[];
   readonly force?: true;
   readonly json?: true;
 }
@@ -58,28 +60,80 @@ function parseCount(text: string): number {
   return count;
 }
 
+/** Draws one mask of a size; it may be all hole or all valid. */
+export type Draw = (size: Size, rng: Rng) => MaskPicture;
+
+const DRAWN: Readonly<Record<"lines" | "strokes", Draw>> = {
+  lines: ({ width, height }, rng) => generateMask(width, height, rng),
+  strokes: ({ width, height }, rng) => generateStrokes(width, height, rng),
+};
+
 /** Mask `index` of `seed`, the same however many are drawn; it has both hole and valid pixels. */
-export function drawMask({ width, height }: Size, seed: number, index: number): MaskPicture {
+export function drawMask(size: Size, seed: number, index: number, draw: Draw = DRAWN.lines): MaskPicture {
   for (let attempt = 0; attempt < MAX_REDRAWS; attempt++) {
-    const mask = generateMask(width, height, Rng.of(seed, index, attempt));
+    const mask = draw(size, Rng.of(seed, index, attempt));
     if (isMixed(mask)) return mask;
   }
-  throw new Error(`${MAX_REDRAWS} masks of ${width}x${height} were all hole or all valid`);
+  throw new UserError(
+    "pconv masks",
+    `expected masks with holes and valid pixels, got ${MAX_REDRAWS} in a row that are all the one or all the other`,
+    "choose a larger --size, or frames that hide more",
+  );
 }
 
-/** The bin's name, as in `pconv evaluate`. */
-const binName = ([low, high]: readonly [number, number]): string => `${low}-${high}`;
+/** What hides between two frames, varied as in the paper. */
+async function drawOcclusions(paths: readonly string[]): Promise<Draw> {
+  const [first, second] = await Promise.all(paths.map((path) => readPicture(path)));
+  const shrunk = (frame: Picture): Picture => shrunkPicture(frame, FRAME_SIDE);
+  if (first.width !== second.width || first.height !== second.height) {
+    const text = ({ width, height }: Picture) => `${width}x${height}`;
+    throw new UserError(
+      paths[1],
+      `expected a frame of ${text(first)} as the first one, got ${text(second)}`,
+      "take two frames of one video",
+    );
+  }
+  const found = occlusionMasks(shrunk(first), shrunk(second));
+  return ({ width, height }, rng) => {
+    const hidden = found[rng.integer(0, found.length - 1)];
+    return middle(varyMask(hidden, Math.max(width, height), rng), width, height);
+  };
+}
+
+/** The middle of a square mask. */
+function middle({ width: side, values }: MaskPicture, width: number, height: number): MaskPicture {
+  const [left, top] = [Math.floor((side - width) / 2), Math.floor((side - height) / 2)];
+  const result = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const start = (top + y) * side + left;
+    result.set(values.subarray(start, start + width), y * width);
+  }
+  return { width, height, values: result };
+}
+
+function checkFrames({ kind, from }: Options): void {
+  if (kind === "occlusion" ? from?.length === 2 : from === undefined) return;
+  throw new UserError(
+    "--from",
+    kind === "occlusion"
+      ? `expected two frames with --kind occlusion, got ${from?.length ?? "none"}`
+      : `expected it with --kind occlusion only, got --kind ${kind}`,
+    "pass --kind occlusion --from FRAME1 FRAME2, two consecutive frames of a video",
+  );
+}
 
 /** How many ratios fall into each bin, and how many into none. */
 export function countBins(ratios: readonly number[]) {
-  const bins = BINS.map((bin) => ({
-    bin: binName(bin),
-    count: ratios.filter((ratio) => ratio > bin[0] && ratio <= bin[1]).length,
+  const bins = HOLE_BINS.map(({ name }, i) => ({
+    bin: name,
+    count: ratios.filter((ratio) => holeBin(ratio) === i).length,
   }));
   return { bins, outside: ratios.length - bins.reduce((sum, { count }) => sum + count, 0) };
 }
 
-async function run({ count, size, out, seed, force, json }: Options): Promise<void> {
+async function run(options: Options): Promise<void> {
+  const { count, size, out, seed, kind, from, force, json } = options;
+  checkFrames(options);
   // Padded, so that names sort like numbers; five digits at least, so that a larger count repeats the names.
   const width = Math.max(5, String(count - 1).length);
   const path = (index: number) => join(out, `mask-${String(index).padStart(width, "0")}.png`);
@@ -92,12 +146,13 @@ async function run({ count, size, out, seed, force, json }: Options): Promise<vo
       "choose another --out, or pass --force to replace files of the same names",
     );
   }
+  const draw = kind === "occlusion" ? await drawOcclusions(from!) : DRAWN[kind];
   const progress = new Progress(count);
   const ratios: number[] = [];
   try {
     progress.at(out);
     for (const index of indices) {
-      const mask = drawMask(size, seed, index);
+      const mask = drawMask(size, seed, index, draw);
       await writeMaskPng(path(index), mask, "white");
       ratios.push(holeRatio(mask));
       progress.advance(1);
@@ -113,6 +168,7 @@ async function run({ count, size, out, seed, force, json }: Options): Promise<vo
         count,
         ...size,
         seed,
+        kind,
         holes: "white",
         folder: resolve(out),
         meanHoleRatio: mean,
@@ -131,18 +187,27 @@ async function run({ count, size, out, seed, force, json }: Options): Promise<vo
 export function masksCommand(): Command {
   return new Command("masks")
     .description(
-      "Writes random masks of lines, circles and elliptic arcs as PNG files, mask-00000.png and so on: white = hole, black = " +
-        "valid. Prints the mean hole ratio and how many masks fall into each of the six bins of the paper. The same seed " +
-        "draws the same masks, whatever the count.",
+      "Writes random masks as PNG files, mask-00000.png and so on: white = hole, black = valid. Prints the mean hole ratio and " +
+        "how many masks fall into each of the six bins of the paper. The same seed draws the same masks, whatever the count.",
     )
     .requiredOption("--count <n>", "how many", parseCount)
     .requiredOption("--size <WxH>", "width and height in pixels, such as 512x512", parseSize)
     .requiredOption("--out <dir>", "folder, made if missing; nothing is written when a file of a needed name exists")
     .option("--seed <n>", "which random numbers", integer(0), 0)
+    .addOption(
+      new Option(
+        "--kind <kind>",
+        "lines, circles and arcs as training draws them; free-form strokes (Yu et al. 2019); or what hides between two " +
+          "frames of a video, dilated, turned and cropped at random (the paper's way)",
+      )
+        .choices(KINDS)
+        .default("lines"),
+    )
+    .option("--from <frame...>", "for --kind occlusion: two consecutive frames, pictures of one size")
     .option("--force", "replace files of the same names; others in the folder stay")
     .option(
       "--json",
-      "one JSON line on stdout: count, width, height, seed, holes, folder, meanHoleRatio, bins, outside",
+      "one JSON line on stdout: count, width, height, seed, kind, holes, folder, meanHoleRatio, bins, outside",
     )
     .option("--debug", "show stack traces")
     .action(run);

@@ -20,18 +20,38 @@ interface Taps {
  */
 export function evaluationPicture(picture: Picture, size: number): Picture {
   checkSize("evaluationPicture", size);
-  const { width, height, pixels } = picture;
+  const { width, height } = picture;
   const scale = size / Math.min(width, height);
   const scaled = [width, height].map((side) => Math.max(size, Math.round(side * scale)));
+  return eightBit(middleOfScaled(picture, scaled, [size, size]));
+}
+
+/**
+ * A picture shrunk by the mean of what each output pixel covers, so that its long side is at most `longest` pixels; as it is
+ * where that is so already.
+ *
+ * @throws {ShapeError} `longest` is not a positive integer
+ */
+export function shrunkPicture(picture: Picture, longest: number): Picture {
+  checkSize("shrunkPicture", longest);
+  const scale = longest / Math.max(picture.width, picture.height);
+  if (scale >= 1) return picture;
+  const scaled = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * scale)));
+  return middleOfScaled(picture, scaled, scaled);
+}
+
+/** Scales a picture, and computes the middle of the result only. */
+function middleOfScaled(picture: Picture, scaled: readonly number[], size: readonly number[]): Picture {
+  const { width, height, pixels } = picture;
   const shrinks = width >= scaled[0] && height >= scaled[1];
   const [columns, rows] = [width, height].map((side, axis) => {
-    const start = Math.floor((scaled[axis] - size) / 2);
+    const start = Math.floor((scaled[axis] - size[axis]) / 2);
     const taps = shrinks ? areaTaps : enlargingTaps;
-    return Array.from({ length: size }, (_, i) => taps(start + i, side, scaled[axis]));
+    return Array.from({ length: size[axis] }, (_, i) => taps(start + i, side, scaled[axis]));
   });
   // Rows first: what is left then is small.
   const lines = new Float64Array(width * 3);
-  const result = new Float32Array(size * size * 3);
+  const result = new Float32Array(size[0] * size[1] * 3);
   rows.forEach((row, y) => {
     lines.fill(0);
     row.weights.forEach((weight, k) => {
@@ -42,11 +62,11 @@ export function evaluationPicture(picture: Picture, size: number): Picture {
       for (let c = 0; c < 3; c++) {
         let sum = 0;
         for (let k = 0; k < column.weights.length; k++) sum += column.weights[k] * lines[(column.first + k) * 3 + c];
-        result[(y * size + x) * 3 + c] = sum;
+        result[(y * size[0] + x) * 3 + c] = sum;
       }
     });
   });
-  return eightBit({ width: size, height: size, pixels: result });
+  return { width: size[0], height: size[1], pixels: result };
 }
 
 /** A picture as an 8-bit file holds it: clamped to 0..1, rounded to multiples of 1/255. */

@@ -147,7 +147,7 @@ function strokeRadius(thickness: number): number {
 }
 
 /** Makes a hole of all pixels whose centre is at most `radius` from the segment: a line with round caps, or a disc. */
-function strokeSegment(mask: MaskPicture, x1: number, y1: number, x2: number, y2: number, radius: number): void {
+export function strokeSegment(mask: MaskPicture, x1: number, y1: number, x2: number, y2: number, radius: number): void {
   const { width, height, values } = mask;
   const [dx, dy] = [x2 - x1, y2 - y1];
   const lengthSquared = dx * dx + dy * dy;
