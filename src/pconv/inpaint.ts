@@ -45,6 +45,11 @@ export interface InpaintOptions {
    * their edges, and where holes are too deep for the network, which would leave them black; default true.
    */
   readonly coarse?: boolean;
+  /**
+   * Pixels of a hole that are further than this from all that is known, diagonals counting 1, are taken from the reduced copy;
+   * default an eighth of 2^depth. More draws finer where the network is good at large holes.
+   */
+  readonly reach?: number;
   /** Called before the first and after each run of the network. */
   readonly onProgress?: (progress: InpaintProgress) => void;
   /** Stops between two tiles; the promise is then rejected with the signal's reason. */
@@ -68,10 +73,11 @@ function roundTile(model: PConvUNet, tile: number): number {
 }
 
 /**
- * How far into a hole a network surely reaches: its encoder's kernels are 3x3 or larger, at strides 1, 2, 4, ...; the last
- * level's coarse pixels are made up for by the decoder's kernels.
+ * How deep in a hole the network is trusted by default: an eighth of a pixel of its deepest level, 32 pixels for the paper's.
+ * It would reach eight times as far, but holes so deep are rare in training, and come out black: a small network of 6 levels
+ * gained 6 dB in holes of 40 to 60 %, and lost again with half of this.
  */
-const reach = (model: PConvUNet): number => 2 ** model.config.depth - 1;
+const defaultReach = (model: PConvUNet): number => Math.ceil(2 ** model.config.depth / 8);
 
 /** What one picture needs: its tiles, and first a smaller picture if holes reach across tiles or are deep. */
 interface Job {
@@ -84,7 +90,7 @@ interface Job {
   readonly tiles: readonly Tile[];
   /** Every pixel is drawn, not only the holes. */
   readonly everywhere: boolean;
-  /** 0 = so deep in a hole that the network does not see anything. */
+  /** 0 = so deep in a hole that the network is not trusted. */
   readonly reached: MaskPicture;
   readonly coarse: Job | null;
 }
@@ -113,7 +119,7 @@ export async function inpaint(
     { picture, mask, known, everywhere: everywhere || fits },
     {
       tile,
-      reach: reach(model),
+      reach: options.reach ?? defaultReach(model),
       coarse: options.coarse ?? true,
     },
   );
