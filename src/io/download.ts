@@ -183,10 +183,10 @@ async function follow(wanted: Wanted, patience: Patience, connected: Connected, 
     if (status < 300 || status > 399 || location === null) {
       fail(`expected the file, got HTTP ${status} ${statusText}`.trim(), `check the address, ${byHand}`);
     }
-    const next = URL.canParse(location!, url) ? new URL(location!, url) : null;
+    const next = URL.canParse(location, url) ? new URL(location, url) : null;
     const web = next !== null && ["http:", "https:"].includes(next.protocol);
     if (!web || (url.protocol === "https:" && next.protocol === "http:" && wanted.sha256 === null)) {
-      fail(`expected a redirect to https, got one to ${quote(location!)}`, `add #sha256=... to the URL, ${byHand}`);
+      fail(`expected a redirect to https, got one to ${quote(location)}`, `add #sha256=... to the URL, ${byHand}`);
     }
     url = next!;
   }

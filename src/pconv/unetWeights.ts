@@ -194,7 +194,7 @@ export function unetFromCheckpoint(gpu: Gpu, weights: Weights, where: string): P
   }
   const model = new PConvUNet(gpu, found.config);
   try {
-    model.loadStateDict(found.state as ReadonlyMap<string, LoadableTensor>, where);
+    model.loadStateDict(found.state, where);
   } catch (error) {
     model.free();
     throw error;

@@ -100,9 +100,9 @@ describe("loadVgg", () => {
     const size = { n: 1, h: 16, w: 24, c: 3 };
     const rgb = Float32Array.from({ length: 16 * 24 * 3 }, (_, i) => ((i * 2654435761) >>> 8) / 2 ** 24);
     // With weights of this size the first layer's results are those of a normalised image.
-    const scaled = [...small].map(([key, { dtype, shape, toFloat32 }]) => {
-      const values = toFloat32.call(small.get(key));
-      const kind = { dtype, shape: [...shape] };
+    const scaled = [...small].map(([key, tensor]) => {
+      const values = tensor.toFloat32();
+      const kind = { dtype: tensor.dtype, shape: tensor.shape };
       return [key, { ...kind, values: key === "features.0.weight" ? values.map((v) => v / 50) : values }] as const;
     });
     const file = (name: string) => {

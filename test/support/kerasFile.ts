@@ -7,8 +7,9 @@ export interface TorchTensor {
 }
 
 /** OIHW to Keras' HWIO; other shapes as they are. */
-function hwio({ shape, toFloat32 }: TorchTensor): { shape: number[]; values: Float32Array } {
-  const values = toFloat32();
+function hwio(tensor: TorchTensor): { shape: number[]; values: Float32Array } {
+  const { shape } = tensor;
+  const values = tensor.toFloat32();
   if (shape.length !== 4) return { shape: [...shape], values };
   const [o, i, h, w] = shape;
   const turned = new Float32Array(values.length);
@@ -29,7 +30,7 @@ export async function kerasFile(datasets: Iterable<readonly [string, TorchTensor
       let group: Group = file;
       const parts = path.split("/");
       for (const part of parts.slice(0, -1)) group = (group.get(part) as Group | null) ?? group.create_group(part);
-      const { shape, values } = hwio({ shape: tensor.shape, toFloat32: () => tensor.toFloat32() });
+      const { shape, values } = hwio(tensor);
       group.create_dataset({ name: parts.at(-1)!, data: values, shape, dtype: "<f" });
     }
   } finally {
