@@ -133,7 +133,7 @@ async function makeStep(gpu: Gpu, o: NetworkCase, tuning: TuneOptions): Promise<
     batchSize: n,
     lr: LEARNING_RATE,
     seed: 1,
-    freezeEncoderBatchNorm: false,
+    freezeBatchNorm: "none",
   };
   await tuneTraining(config, tuning);
   const trainer = new Trainer(config);

@@ -86,7 +86,7 @@ const command = new Command("demo")
       batchSize: BATCH,
       lr: 2e-3,
       seed: SEED,
-      freezeEncoderBatchNorm: false,
+      freezeBatchNorm: "none",
     });
     const picture = join(o.out, "strip.png");
     const weights = join(o.out, "model.safetensors");

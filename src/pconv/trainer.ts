@@ -13,7 +13,7 @@ import type { InpaintingLoss, LossTerm } from "./loss.js";
 import type { MaskPicture, MaskSource, Picture, PictureSource } from "./picture.js";
 import { Prefetcher } from "./prefetch.js";
 import { NotFiniteFinder } from "./notFinite.js";
-import type { PConvUNet } from "./unet.js";
+import type { FrozenBatchNorm, PConvUNet } from "./unet.js";
 
 export interface TrainerConfig {
   readonly model: PConvUNet;
@@ -31,8 +31,8 @@ export interface TrainerConfig {
   readonly emaDecay?: number;
   /** Everything random follows from it: equal seeds give equal runs on one adapter. */
   readonly seed: number;
-  /** Stage 2: the encoder's batch norm uses its running statistics and keeps them. */
-  readonly freezeEncoderBatchNorm: boolean;
+  /** Stage 2: this batch norm uses its running statistics and keeps them; default `none`. See `reestimateStatistics`. */
+  readonly freezeBatchNorm?: FrozenBatchNorm;
   /**
    * Of activations and their gradients; default `f32`. `f16` needs an adapter with half precision (`gpu.half`) and scales the loss:
    * steps whose gradients overflow change nothing but the scale.
@@ -91,7 +91,7 @@ export class Trainer {
   readonly ema: Ema | null;
   /** Steps taken. */
   step = 0;
-  private frozen: boolean;
+  private frozen: FrozenBatchNorm;
   private prefetcher: Prefetcher<Sample> | null = null;
   /** Set by the device at the first loss that is not finite. */
   private readonly guard: Storage;
@@ -105,13 +105,13 @@ export class Trainer {
     const lr = typeof config.lr === "number" ? config.lr : config.lr(1);
     this.optimizer = new Adam(parameters, { lr, scaler, maxGradNorm: config.maxGradNorm });
     this.ema = config.emaDecay === undefined ? null : new Ema(parameters, config.emaDecay);
-    this.frozen = config.freezeEncoderBatchNorm;
+    this.frozen = config.freezeBatchNorm ?? "none";
     this.guard = gpu.alloc(GUARD_BYTES, "loss guard");
     this.clearGuard();
   }
 
-  /** Stage 2 from the next step on (or stage 1 again): the encoder's batch norm uses its running statistics and keeps them. */
-  freezeEncoderBatchNorm(frozen = true): void {
+  /** Stage 2 from the next step on, or stage 1 again: see `TrainerConfig.freezeBatchNorm`. */
+  freezeBatchNorm(frozen: FrozenBatchNorm): void {
     if (this.frozen === frozen) return;
     this.frozen = frozen;
     if (this.plan) this.config.model.gpu.dropPlan(this.plan); // other buffers are asked for now
@@ -166,7 +166,7 @@ export class Trainer {
     const { pixels, valid } = await this.batch();
     const { gpu } = model;
     model.train();
-    model.freezeEncoderBatchNorm(this.frozen);
+    model.freezeBatchNorm(this.frozen);
     const { lr } = this.config;
     if (typeof lr === "function") this.optimizer.lr = lr(this.step + 1);
     this.plan ??= this.rehearse(pixels, valid);

@@ -39,6 +39,9 @@ export interface UNetConfig {
   readonly range: "unit" | "imagenet";
 }
 
+/** Whose batch norm is frozen. */
+export type FrozenBatchNorm = "none" | "encoder" | "all";
+
 const PAPER_CHANNELS = [64, 128, 256, 512, 512, 512, 512, 512];
 const KERNELS = [7, 5, 5];
 export const LEAKY_SLOPE = 0.2;
@@ -248,9 +251,13 @@ export class PConvUNet extends Module {
     ];
   }
 
-  /** Freezes or frees the encoder's batch norm: stage 2 of Liu et al. 2018, sec. 4.2. Its weight and bias still train. */
-  freezeEncoderBatchNorm(frozen = true): void {
-    for (const { bn } of this.encoder) if (bn) bn.frozen = frozen;
+  /**
+   * Freezes batch norm and frees the rest: frozen layers use their running statistics and keep them; weight and bias still train.
+   * Stage 2 of Liu et al. 2018, sec. 4.2, freezes the encoder's.
+   */
+  freezeBatchNorm(which: FrozenBatchNorm): void {
+    for (const { bn } of this.encoder) if (bn) bn.frozen = which !== "none";
+    for (const { bn } of this.decoder) if (bn) bn.frozen = which === "all";
   }
 
   /**

@@ -50,7 +50,7 @@ it(`device bytes and resident memory are flat from step ${WARM} to step ${STEPS}
     batchSize: 2,
     lr: 1e-3,
     seed: 3,
-    freezeEncoderBatchNorm: false,
+    freezeBatchNorm: "none",
   });
   const seen = new Map<number, ReturnType<typeof memory>>();
   while (trainer.step < STEPS) {

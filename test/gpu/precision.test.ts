@@ -111,7 +111,7 @@ function makeTrainer({ precision = "f16", lossScaling = {}, weights = {}, vgg: w
     batchSize: 1,
     lr: 1e-3,
     seed: 3,
-    freezeEncoderBatchNorm: false,
+    freezeBatchNorm: "none",
     precision,
     lossScaling,
   });

@@ -43,7 +43,7 @@ function makeTrainer(images: PictureSource = new DeadLeavesSource()): { trainer:
     batchSize: 1,
     lr: 1e-3,
     seed: 3,
-    freezeEncoderBatchNorm: false,
+    freezeBatchNorm: "none",
   });
   const end = async () => {
     await trainer.close();

@@ -24,7 +24,7 @@ function configOf(device: Gpu): TrainerConfig {
     loss: new InpaintingLoss({ vgg: new Vgg(device, tinyVggState([4, 4, 4, 4, 4, 4, 4])) }),
     images: new DeadLeavesSource(),
     masks: new RandomMaskSource(),
-    ...{ imageSize: 8, batchSize: 1, lr: 1e-3, seed: 1, freezeEncoderBatchNorm: false },
+    ...{ imageSize: 8, batchSize: 1, lr: 1e-3, seed: 1, freezeBatchNorm: "none" },
   };
 }
 

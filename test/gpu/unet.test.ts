@@ -273,7 +273,7 @@ describe("holes and batches", () => {
     const mask = tape.uploadMask(shape, new Float32Array(64).fill(1));
     const image = tape.upload(shape, values, "image");
     image.zeroUnder = mask; // as after `maskMultiply`
-    model.freezeEncoderBatchNorm();
+    model.freezeBatchNorm("encoder");
     model.forward(tape, image, mask);
     for (let i = 0; i < 4; i++) tape.upload(shape, new Float32Array(192), "other"); // would overwrite what was freed
     expectExact("image", await image.values(), values, d.seed);
@@ -282,7 +282,7 @@ describe("holes and batches", () => {
     for (const [name, t] of state) {
       if (name.endsWith("num_batches_tracked")) expect(Number(t.values[0]), name).toBe(name.startsWith("enc") ? 0 : 1);
     }
-    model.freezeEncoderBatchNorm(false);
+    model.freezeBatchNorm("none");
     await step(model, { ...shape, x: values, mask: new Float32Array(64).fill(1) }, values);
     expect(Number((await model.stateDict()).get("enc_2.bn.num_batches_tracked")!.values[0])).toBe(1);
     model.free();

@@ -184,7 +184,7 @@ export async function trainStep(gpu: Gpu, folder: GoldenFolder, c: GoldenCase, r
   const { model, optimizer } = run;
   const mode = String(c.params["mode"]);
   model.train();
-  model.freezeEncoderBatchNorm(mode.startsWith("finetune"));
+  model.freezeBatchNorm(mode.startsWith("finetune") ? "encoder" : "none");
   const tape = new Tape(gpu);
   const { gt, mask } = await dataOf(folder, c);
   const truth = image(tape, gt, "gt");

@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { UserError } from "../../src/errors.js";
 import type { Precision } from "../../src/autograd/tensor.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
+import { learningRate, LR_SCHEDULES, type LrSchedule } from "../../src/pconv/learningRate.js";
 import type { LossVariant } from "../../src/pconv/loss.js";
 import { above, integer } from "../command.js";
 import { TUNING_HELP } from "../tuning.js";
@@ -19,7 +20,8 @@ export interface TrainOptions {
   readonly holes: HoleColour;
   readonly maskDilation: readonly [number, number];
   readonly augment: boolean;
-  readonly stage: "train" | "finetune";
+  /** `both`: `steps` of the first, then `finetuneSteps` of the second. */
+  readonly stage: "train" | "finetune" | "both";
   readonly checkpoint: string | null;
   readonly vggPath: string | null;
   readonly loss: LossVariant;
@@ -29,10 +31,22 @@ export interface TrainOptions {
   readonly bnStatistics: "valid" | "all";
   readonly batchSize: number;
   readonly steps: number;
+  /** Of the second stage where both are run, else 0. */
+  readonly finetuneSteps: number;
   readonly stepsPerEpoch: number;
   readonly saveEvery: number;
   readonly logEvery: number;
   readonly lr: number;
+  /** Of the second stage where both are run. */
+  readonly finetuneLr: number;
+  readonly lrSchedule: LrSchedule;
+  readonly lrWarmup: number;
+  /** Whose batch norm the second stage freezes. */
+  readonly freeze: "encoder" | "all";
+  readonly freezeStatistics: "reestimated" | "running";
+  readonly reestimateBatches: number;
+  readonly clipGradNorm: number | null;
+  readonly ema: number | null;
   readonly seed: number;
   readonly precision: Precision;
   readonly gradientCheckpointing: boolean;
@@ -69,6 +83,13 @@ function runName(text: string): string {
 function path(text: string): string {
   if (text === "") throw new InvalidArgumentError("expected a path, got an empty text");
   return text;
+}
+
+/** The decay of an average. */
+function decay(text: string): number {
+  const value = above(0, 1)(text);
+  if (value === 1) throw new InvalidArgumentError("expected a number below 1, got 1");
+  return value;
 }
 
 function dilation(text: string): [number, number] {
@@ -108,10 +129,40 @@ export function trainCommand(): Command {
     .option("--name <name>", "name of the run (default: the stage and the time)", runName)
     .option("--out <dir>", "folder of the run (default: runs/<name>)", path)
     .addOption(
-      new Option("--stage <stage>", "train, or finetune: encoder batch norm frozen")
+      new Option("--stage <stage>", "train, or finetune: batch norm frozen, smaller learning rate")
         .choices(["train", "finetune"])
         .default("train"),
     )
+    .addOption(
+      new Option(
+        "--stages <both>",
+        "both stages in one run: --steps (or --epochs) of the first, then --finetune-steps of the second",
+      ).choices(["both"]),
+    )
+    .option(
+      "--finetune-steps <n>",
+      "steps of the second stage of --stages both (default: as many as of the first)",
+      integer(1),
+    ) // prettier-ignore
+    .option("--finetune-lr <rate>", "learning rate of the second stage of --stages both (default: 5e-5)", above(0))
+    .addOption(
+      new Option(
+        "--freeze <which>",
+        "whose batch norm the second stage freezes: all, so that it trains what inference runs, or the encoder's (the paper)",
+      )
+        .choices(["all", "encoder"])
+        .default("all"),
+    )
+    .addOption(
+      new Option(
+        "--freeze-statistics <which>",
+        "what it is frozen with: statistics taken anew over many pictures, or the running averages of the first stage, as the " +
+          "references do",
+      )
+        .choices(["reestimated", "running"])
+        .default("reestimated"),
+    )
+    .option("--reestimate-batches <n>", "batches that they are taken over", integer(2), 64)
     .option(
       "--checkpoint <file>",
       "start from these weights (a checkpoint folder, .safetensors or .pth); finetune needs it",
@@ -158,6 +209,21 @@ export function trainCommand(): Command {
     )
     .option("--lr <rate>", "learning rate (default: 1e-4; paper: 2e-4; finetune: 5e-5)", above(0))
     .addOption(
+      new Option(
+        "--lr-schedule <form>",
+        "how the learning rate falls over a stage: to nothing along a cosine or a line, or not",
+      )
+        .choices([...LR_SCHEDULES])
+        .default("constant"),
+    )
+    .option("--lr-warmup <steps>", "steps over which the learning rate rises at the start of the run", integer(0), 0)
+    .option("--clip-grad-norm <norm>", "scale gradients down to this norm over all parameters", above(0))
+    .option(
+      "--ema <decay>",
+      "keep an exponential moving average of the weights, such as 0.999, as ema.safetensors; it is what is validated and shown",
+      decay,
+    )
+    .addOption(
       new Option("--preset <name>", "defaults of the Keras implementation or of the paper")
         .choices(["keras", "paper"])
         .default("keras"),
@@ -186,6 +252,7 @@ Examples:
   pconv-train --no-vgg --image-size 64 --width 0.25 --depth 5 --steps 200       (no files needed)
   pconv-train --train photos/train --validation photos/val --vgg-path vgg16-397923af.pth --name mine
   pconv-train --resume --name mine
+  pconv-train --stages both --train photos/train --vgg-path vgg16-397923af.pth --steps 20000 --finetune-steps 5000
   pconv-train --stage finetune --checkpoint runs/mine/step-00500000 --train photos/train --vgg-path vgg16-397923af.pth
 
 A run's folder holds config.json, log.jsonl (one line a step, or as --log-every says), TensorBoard events, samples/
@@ -198,6 +265,21 @@ with --precision f16 also "lossScale" (of the next step) and "skipped" (steps so
 
 ${TUNING_HELP}`,
     );
+}
+
+/** Steps of all stages of a run. */
+export const totalSteps = (o: Pick<TrainOptions, "steps" | "finetuneSteps">): number => o.steps + o.finetuneSteps;
+
+/** The step after which the encoder's batch norm is frozen; Infinity where it never is. */
+export const frozenAfter = (o: Pick<TrainOptions, "stage" | "steps">): number =>
+  ({ train: Infinity, finetune: 0, both: o.steps })[o.stage];
+
+/** The learning rate of a step, counted from 1 over the whole run. */
+export function rateOf(o: TrainOptions, step: number): number {
+  const { lrSchedule: schedule, lrWarmup: warmup } = o;
+  if (o.stage === "both" && step > o.steps)
+    return learningRate({ schedule, lr: o.finetuneLr, warmup: 0, steps: o.finetuneSteps }, step - o.steps);
+  return learningRate({ schedule, lr: o.lr, warmup, steps: o.steps }, step);
 }
 
 /** Where a run without --out goes. */
@@ -213,14 +295,19 @@ export function invocation(command: Command): Invocation {
   const text = (k: string) => (typeof o[k] === "string" ? o[k] : null);
   const number = (k: string, other: number) => (typeof o[k] === "number" ? o[k] : other);
   const paper = o["preset"] === "paper";
-  const finetune = o["stage"] === "finetune";
+  const both = o["stages"] === "both";
+  if (both && given.has("stage"))
+    throw new UserError("--stages", "expected only one of --stage and --stages, got both", "leave one of them out");
+  const finetune = !both && o["stage"] === "finetune";
   const stepsPerEpoch = number("stepsPerEpoch", 10000);
   const epochs = number("epochs", 50);
   const steps = number("steps", epochs * stepsPerEpoch);
+  const finetuneSteps = number("finetuneSteps", both ? steps : 0);
   if (given.has("steps") && given.has("epochs")) {
     throw new UserError("--epochs", "expected only one of --epochs and --steps, got both", "leave one of them out");
   }
   if (given.has("vgg")) given.add("vggPath"); // --no-vgg
+  if (given.delete("stages")) given.add("stage");
   if (given.has("preset")) for (const k of ["batchSize", "lr"]) given.add(k);
   if (text("vggPath") && o["vgg"] === false) {
     throw new UserError("--no-vgg", "expected only one of --vgg-path and --no-vgg, got both", "leave one of them out");
@@ -234,7 +321,7 @@ export function invocation(command: Command): Invocation {
     holes: o["holes"] as HoleColour,
     maskDilation: o["maskDilation"] as [number, number],
     augment: o["augment"] !== false,
-    stage: finetune ? "finetune" : "train",
+    stage: both ? "both" : finetune ? "finetune" : "train",
     checkpoint: text("checkpoint"),
     vggPath: text("vggPath"),
     loss: o["loss"] as LossVariant,
@@ -244,10 +331,19 @@ export function invocation(command: Command): Invocation {
     bnStatistics: o["bnStatistics"] as "valid" | "all",
     batchSize: number("batchSize", paper ? 6 : 1),
     steps,
+    finetuneSteps,
     stepsPerEpoch,
-    saveEvery: number("saveEvery", Math.min(1000, Math.max(25, Math.ceil(steps / 20)))),
+    saveEvery: number("saveEvery", Math.min(1000, Math.max(25, Math.ceil((steps + finetuneSteps) / 20)))),
     logEvery: number("logEvery", 1),
     lr: number("lr", finetune ? 5e-5 : paper ? 2e-4 : 1e-4),
+    finetuneLr: number("finetuneLr", 5e-5),
+    lrSchedule: o["lrSchedule"] as LrSchedule,
+    lrWarmup: number("lrWarmup", 0),
+    freeze: o["freeze"] as "encoder" | "all",
+    freezeStatistics: o["freezeStatistics"] as "reestimated" | "running",
+    reestimateBatches: number("reestimateBatches", 32),
+    clipGradNorm: typeof o["clipGradNorm"] === "number" ? o["clipGradNorm"] : null,
+    ema: typeof o["ema"] === "number" ? o["ema"] : null,
     seed: number("seed", 1),
     precision: o["precision"] as Precision,
     gradientCheckpointing: o["gradientCheckpointing"] === true,
@@ -277,6 +373,25 @@ export function checkNewRun({ options, given }: Invocation): void {
       "expected the weights of the first stage, got none",
       "pass --checkpoint runs/NAME/step-XXXXXXXX",
     );
+  }
+  for (const [name, option] of [
+    ["finetuneSteps", "--finetune-steps"],
+    ["finetuneLr", "--finetune-lr"],
+  ]) {
+    if (given.has(name) && options.stage !== "both")
+      throw new UserError(option, "expected --stages both with it, got none", "pass --stages both, or leave it out");
+  }
+  for (const [name, option] of [
+    ["freeze", "--freeze"],
+    ["freezeStatistics", "--freeze-statistics"],
+    ["reestimateBatches", "--reestimate-batches"],
+  ]) {
+    if (given.has(name) && options.stage === "train")
+      throw new UserError(
+        option,
+        "expected --stage finetune or --stages both with it, got none",
+        "batch norm is frozen in the second stage only",
+      );
   }
   for (const [a, b] of [
     ["holes", "masks"],

@@ -21,6 +21,8 @@ export interface ReporterOptions {
   /** The step after which this start of the run goes on, and the last one. */
   readonly first: number;
   readonly total: number;
+  /** Whether the norm of the gradients is logged. */
+  readonly gradNorm: boolean;
   readonly batchSize: number;
   readonly stepsPerEpoch: number;
 }
@@ -101,17 +103,20 @@ export class Reporter {
   private log(report: StepReport, imagesPerSecond: number): void {
     const { step, loss, lr, lossScale, skipped } = report;
     const scaling = lossScale === undefined ? {} : { lossScale, skipped };
+    const norm = this.o.gradNorm ? { gradNorm: report.gradNorm } : {};
     const epoch = Math.floor((step - 1) / this.o.stepsPerEpoch) + 1;
     // All six, whatever the run leaves out; what is left out adds nothing to the loss.
     const terms = Object.fromEntries(LOSS_TERMS.map((name) => [name, report.terms[name] ?? 0]));
     // The log holds nothing that depends on the clock: a resumed run writes the same lines.
-    this.run.log({ step, epoch, loss, terms, lr, ...scaling });
-    if (this.o.json) console.log(JSON.stringify({ step, epoch, loss, terms, lr, ...scaling, imagesPerSecond }));
+    this.run.log({ step, epoch, loss, terms, lr, ...norm, ...scaling });
+    if (this.o.json)
+      console.log(JSON.stringify({ step, epoch, loss, terms, lr, ...norm, ...scaling, imagesPerSecond }));
     const wallSeconds = Date.now() / 1000;
     this.events.scalar("loss/total", loss, step, wallSeconds);
     for (const [name, value] of Object.entries(report.terms))
       this.events.scalar(`loss/${name}`, value, step, wallSeconds);
     this.events.scalar("learningRate", lr, step, wallSeconds);
+    if (this.o.gradNorm) this.events.scalar("gradNorm", report.gradNorm, step, wallSeconds);
     if (lossScale !== undefined) this.events.scalar("lossScale", lossScale, step, wallSeconds);
     this.events.scalar("imagesPerSecond", imagesPerSecond, step, wallSeconds);
     this.shown.loss = loss.toPrecision(4);

@@ -13,20 +13,29 @@ import { loadUNet } from "../../src/io/unetFile.js";
 import { loadVgg } from "../../src/io/vggFile.js";
 import { showingDownloads } from "../downloadProgress.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
+import { reestimateStatistics } from "../../src/pconv/reestimate.js";
 import { Trainer, type TrainerConfig } from "../../src/pconv/trainer.js";
 import { tuneTraining } from "../../src/pconv/tuneNetwork.js";
-import type { PConvUNet } from "../../src/pconv/unet.js";
 import { unetToSafetensors } from "../../src/pconv/unetWeights.js";
 import { withTuning } from "../tuning.js";
 import { meanPsnr, sampleStrip, VALIDATION_IMAGES } from "./measure.js";
 import { checkModel, MODEL, startingModel } from "./model.js";
-import { checkNewRun, type Invocation, runsFolder, type TrainOptions } from "./options.js";
+import {
+  checkNewRun,
+  frozenAfter,
+  type Invocation,
+  rateOf,
+  runsFolder,
+  totalSteps,
+  type TrainOptions,
+} from "./options.js";
 import { duration, Reporter } from "./reporter.js";
 import { openSources, type Sources } from "./sources.js";
 import { StopSignal } from "./stop.js";
 import { readState, resumedOptions, type RunState } from "./stored.js";
 
 const OPTIMIZER = "optimizer.safetensors";
+const AVERAGED = "ema.safetensors";
 const STATE = "state.json";
 
 /** The folder in runs/ whose run was started or resumed last. */
@@ -79,11 +88,11 @@ async function findStart(call: Invocation): Promise<Start> {
   const from = (await folder.checkpoints()).at(-1) ?? null;
   const state =
     from === null ? fresh : await reading(folder, from, () => readState(folder.checkpointPath(from, STATE), from));
-  if (o.steps < state.step) {
+  if (totalSteps(o) < state.step) {
     const option = given.has("epochs") ? "--epochs" : given.has("steps") ? "--steps" : folder.path("config.json");
     throw new UserError(
       option,
-      `expected at least the ${state.step} steps that the run has made, got ${o.steps}`,
+      `expected at least the ${state.step} steps that the run has made, got ${totalSteps(o)}`,
       "ask for more, or start a new run",
     );
   }
@@ -97,9 +106,9 @@ export async function runTraining(call: Invocation): Promise<number> {
   try {
     const start = await findStart(call);
     const { o, state } = start;
-    if (start.folder && state.step === o.steps && !state.due && !call.given.has("test")) {
+    if (start.folder && state.step === totalSteps(o) && !state.due && !call.given.has("test")) {
       console.error(
-        `${start.dir}: the run is finished, all ${o.steps} steps are done; --steps N trains on, --test DIR measures`,
+        `${start.dir}: the run is finished, all ${totalSteps(o)} steps are done; ${o.stage === "both" ? "--finetune-steps" : "--steps"} N trains on, --test DIR measures`,
       );
       return 0;
     }
@@ -150,8 +159,7 @@ async function train(
   const o = { ...wanted, precision: usablePrecision(gpu, wanted.precision, warn) };
   checkSize(gpu, o);
   const { vggPath } = o;
-  const vgg =
-    vggPath === null ? null : await showingDownloads((onProgress) => loadVgg(gpu, vggPath, { onProgress }));
+  const vgg = vggPath === null ? null : await showingDownloads((onProgress) => loadVgg(gpu, vggPath, { onProgress }));
   const model =
     resumed && from !== null
       ? await reading(resumed, from, () => loadUNet(gpu, resumed.checkpointPath(from, MODEL)))
@@ -164,16 +172,18 @@ async function train(
     masks: sources.masks,
     imageSize: o.imageSize,
     batchSize: o.batchSize,
-    lr: o.lr,
+    lr: (step) => rateOf(o, step),
     seed: o.seed,
-    freezeEncoderBatchNorm: o.stage === "finetune",
+    freezeBatchNorm: state.step > frozenAfter(o) ? o.freeze : "none",
+    ...(o.clipGradNorm !== null && { maxGradNorm: o.clipGradNorm }),
+    ...(o.ema !== null && { emaDecay: o.ema }),
     precision: o.precision,
     gradientCheckpointing: o.gradientCheckpointing,
   };
   await withTuning(gpu, warn, (options) => tuneTraining(config, options));
   const trainer = new Trainer(config);
   if (resumed && from !== null) {
-    await reading(resumed, from, () => restoreOptimizer(trainer, resumed.checkpointPath(from, OPTIMIZER)));
+    await reading(resumed, from, () => restoreOptimizer(trainer, (file) => resumed.checkpointPath(from, file)));
     trainer.step = state.step;
   }
   // From here on the run's folder is written to.
@@ -196,7 +206,8 @@ async function train(
   const reporter = new Reporter(folder, {
     json: call.json,
     first: state.step,
-    total: o.steps,
+    total: totalSteps(o),
+    gradNorm: o.clipGradNorm !== null,
     batchSize: o.batchSize,
     stepsPerEpoch: o.stepsPerEpoch,
   });
@@ -230,8 +241,11 @@ async function train(
 }
 
 /** @throws {UserError} when the file is missing, damaged, or of another model. */
-async function restoreOptimizer(trainer: Trainer, path: string): Promise<void> {
-  trainer.optimizer.loadStateDict(readSafetensors(await readBytes(path), path).tensors, path);
+async function restoreOptimizer(trainer: Trainer, pathOf: (file: string) => string): Promise<void> {
+  const tensors = async (path: string) => readSafetensors(await readBytes(path), path).tensors;
+  const path = pathOf(OPTIMIZER);
+  trainer.optimizer.loadStateDict(await tensors(path), path);
+  trainer.ema?.loadStateDict(await tensors(pathOf(AVERAGED)), pathOf(AVERAGED));
   if (trainer.optimizer.steps < 0)
     throw new FormatError(path, `expected a number of steps, got ${trainer.optimizer.steps}`, "use another checkpoint");
 }
@@ -248,9 +262,12 @@ interface Loop {
 
 async function trainLoop(loop: Loop): Promise<void> {
   const { o, trainer, state, reporter, stop } = loop;
+  const total = totalSteps(o);
   let saved = state.step;
   if (state.due) await reporter.pause(() => milestone(loop));
-  while (state.step < o.steps && stop.signal === null) {
+  while (state.step < total && stop.signal === null) {
+    // Resumed right here, it is done again, and gives the same.
+    if (state.step === frozenAfter(o) && !(await reporter.pause(() => freeze(loop)))) break;
     const report = await trainer.trainStep({ report: (state.step + 1) % o.logEvery === 0 });
     state.step = trainer.step;
     if (report) {
@@ -258,13 +275,36 @@ async function trainLoop(loop: Loop): Promise<void> {
       state.interval.count++;
     }
     reporter.step(state.step, report);
-    if (state.step % o.saveEvery === 0 || state.step === o.steps) {
+    if (state.step % o.saveEvery === 0 || state.step === o.steps || state.step === total) {
       await reporter.pause(() => milestone(loop));
       saved = state.step;
     }
   }
   // A signal may come between two milestones: nothing is measured then, so that the log stays that of an uninterrupted run.
   if (saved !== state.step) await save(loop);
+}
+
+/** The second stage begins: freezes batch norm. @returns false when a signal came first */
+async function freeze({ o, trainer, reporter, stop }: Loop): Promise<boolean> {
+  if (o.freezeStatistics === "reestimated") {
+    const started = performance.now();
+    let shown = started;
+    reporter.message(`stage 2: taking batch norm's statistics over ${o.reestimateBatches} batches`);
+    const complete = await reestimateStatistics({
+      ...trainer.config,
+      batches: o.reestimateBatches,
+      stopped: () => stop.signal !== null,
+      onProgress: (done, all) => {
+        const now = performance.now();
+        if (now - shown < 5000) return;
+        shown = now;
+        reporter.message(`statistics: ${done} of ${all} | ETA ${duration((((now - started) / done) * (all - done)) / 1000)}`); // prettier-ignore
+      },
+    });
+    if (!complete) return false;
+  }
+  trainer.freezeBatchNorm(o.freeze);
+  return true;
 }
 
 /** Validation, sample strip and checkpoint. A signal cuts the validation short; it is done again when the run is resumed. */
@@ -276,7 +316,7 @@ async function milestone(loop: Loop): Promise<void> {
   let measured = { score: -mean, of: "training loss" };
   if (sources.validation) {
     const count = Math.min(VALIDATION_IMAGES, sources.validation.length);
-    const value = await measure(loop, model, sources.validation, count);
+    const value = await measure(loop, sources.validation, count);
     state.due = value === null;
     if (value === null) return save(loop);
     reporter.measure(state.step, "validation", value, count);
@@ -287,41 +327,44 @@ async function milestone(loop: Loop): Promise<void> {
   const comparable = best !== null && best.of === measured.of;
   if (Number.isFinite(measured.score) && (!comparable || measured.score > best.score))
     state.best = { step: state.step, ...measured };
-  const strip = await sampleStrip(model, sources.validation ?? sources.images, sources.fixedMasks, o.imageSize);
+  const strip = await averaged(trainer, () =>
+    sampleStrip(model, sources.validation ?? sources.images, sources.fixedMasks, o.imageSize),
+  );
   await writePicturePng(folder.path("samples", `step-${String(state.step).padStart(8, "0")}.png`), strip);
   reporter.image(state.step, encodePng(strip), strip.width, strip.height);
   await save(loop);
 }
 
+/** Runs something with the averaged weights, where there are any. */
+const averaged = <T>({ ema }: Trainer, work: () => Promise<T>): Promise<T> => (ema ? ema.whileApplied(work) : work());
+
 function measure(
-  { o, sources, stop }: Loop,
-  model: PConvUNet,
+  { o, trainer, sources, stop }: Loop,
   images: Sources["images"],
   count: number,
 ): Promise<number | null> {
-  return meanPsnr({
-    model,
-    images,
-    masks: sources.fixedMasks,
-    size: o.imageSize,
-    count,
-    stopped: () => stop.signal !== null,
-  });
+  const stopped = () => stop.signal !== null;
+  const { model } = trainer.config;
+  return averaged(trainer, () =>
+    meanPsnr({ model, images, masks: sources.fixedMasks, size: o.imageSize, count, stopped }),
+  );
 }
 
 /** The test folder's PSNR, once at the end. */
 async function measureTest(loop: Loop): Promise<void> {
-  const { trainer, state, sources, reporter } = loop;
+  const { state, sources, reporter } = loop;
   if (!sources.test) return;
   const count = Math.min(sources.test.length, 10 * VALIDATION_IMAGES);
-  const value = await measure(loop, trainer.config.model, sources.test, count);
+  const value = await measure(loop, sources.test, count);
   if (value !== null) reporter.measure(state.step, "test", value, count);
 }
 
 async function save({ folder, trainer, state }: Loop): Promise<void> {
   await trainer.checkFinite();
+  const weights = () => unetToSafetensors(trainer.config.model, { step: String(state.step) });
   const files = {
-    [MODEL]: await unetToSafetensors(trainer.config.model, { step: String(state.step) }),
+    [MODEL]: await weights(),
+    ...(trainer.ema && { [AVERAGED]: await averaged(trainer, weights) }),
     [OPTIMIZER]: writeSafetensors(await trainer.optimizer.stateDict()),
     [STATE]: Buffer.from(`${JSON.stringify(state, null, 2)}\n`),
   };

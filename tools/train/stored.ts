@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { FormatError, UserError } from "../../src/errors.js";
 import { readJsonObject } from "../../src/io/runFolder.js";
+import { LR_SCHEDULES } from "../../src/pconv/learningRate.js";
 import type { Invocation, TrainOptions } from "./options.js";
 
 /** What a checkpoint knows beside weights and moments. */
@@ -25,6 +26,10 @@ const integer = (min: number, max = Number.MAX_SAFE_INTEGER): Check => [
   max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`,
   (v) => Number.isSafeInteger(v) && (v as number) >= min && (v as number) <= max,
 ];
+const orNull = (expected: string, holds: (v: number) => boolean): Check => {
+  const [, given] = number(expected, holds);
+  return [`${expected}, or null`, (v) => v === null || given(v)];
+};
 const text: Check = ["a text or null", (v) => v === null || typeof v === "string"];
 const oneOf = (...choices: string[]): Check => [`one of ${choices.join(", ")}`, (v) => choices.includes(v as string)];
 const boolean: Check = ["true or false", (v) => typeof v === "boolean"];
@@ -41,7 +46,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
     (v) => Array.isArray(v) && v.length === 2 && v.every(Number.isFinite) && v[0] >= 0 && v[0] <= v[1],
   ],
   augment: boolean,
-  stage: oneOf("train", "finetune"),
+  stage: oneOf("train", "finetune", "both"),
   checkpoint: text,
   vggPath: text,
   loss: oneOf("paper", "pytorch", "keras", "nvidia"),
@@ -51,10 +56,19 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   bnStatistics: oneOf("valid", "all"),
   batchSize: integer(1),
   steps: integer(1),
+  finetuneSteps: integer(0),
   stepsPerEpoch: integer(1),
   saveEvery: integer(1),
   logEvery: integer(1),
   lr: number("a number above 0", (v) => v > 0),
+  finetuneLr: number("a number above 0", (v) => v > 0),
+  lrSchedule: oneOf(...LR_SCHEDULES),
+  lrWarmup: integer(0),
+  freeze: oneOf("encoder", "all"),
+  freezeStatistics: oneOf("reestimated", "running"),
+  reestimateBatches: integer(2),
+  clipGradNorm: orNull("a number above 0", (v) => v > 0),
+  ema: orNull("a number above 0 and below 1", (v) => v > 0 && v < 1),
   seed: integer(0),
   precision: oneOf("f32", "f16"),
   gradientCheckpointing: boolean,
@@ -72,15 +86,33 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
   due: boolean,
 };
 
+/** What runs of version 0.1 did before they could be told otherwise. */
+const FORMERLY = {
+  logEvery: 1,
+  gradientCheckpointing: false,
+  finetuneSteps: 0,
+  finetuneLr: 5e-5,
+  lrSchedule: "constant",
+  lrWarmup: 0,
+  freeze: "encoder",
+  freezeStatistics: "running",
+  reestimateBatches: 64,
+  clipGradNorm: null,
+  ema: null,
+} satisfies Partial<TrainOptions>;
+
 /** What may differ when a run is resumed; everything else would make it another run. */
 const CHANGEABLE: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>([
   "validation",
   "test",
   "vggPath",
   "steps",
+  "finetuneSteps",
   "saveEvery",
   "logEvery",
   "lr",
+  "finetuneLr",
+  "clipGradNorm",
   "gradientCheckpointing",
 ]);
 const PATHS: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(["train", "masks", "checkpoint"]);
@@ -116,8 +148,7 @@ export function resumedOptions(
   call: Invocation,
   where: string,
 ): TrainOptions {
-  // Runs of version 0.1 had no such options: they logged every step and kept every activation.
-  const complete = { logEvery: 1, gradientCheckpointing: false, ...stored };
+  const complete = { ...FORMERLY, ...stored };
   checkKeys(complete, OPTIONS, where, "undo the changes to the file, or start a new run");
   const run = complete as unknown as TrainOptions;
   const { options, given } = call;
@@ -127,7 +158,9 @@ export function resumedOptions(
     const same =
       JSON.stringify(run[key]) === JSON.stringify(options[key]) || (PATHS.has(key) && samePath(run[key], options[key]));
     const otherLoss = key === "vggPath" && (run.vggPath === null) !== (options.vggPath === null);
-    if (CHANGEABLE.has(key) && !otherLoss) merged[key] = options[key];
+    // The first of two stages ends where it was said to: batch norm is frozen there.
+    const otherStage = key === "steps" && run.stage === "both";
+    if (CHANGEABLE.has(key) && !otherLoss && !otherStage) merged[key] = options[key];
     else if (!same)
       throw new UserError(
         flag(key, options[key]),
@@ -135,7 +168,11 @@ export function resumedOptions(
         "leave the option out, or start a new run",
       );
   }
-  if (given.has("epochs")) merged["steps"] = call.epochs * run.stepsPerEpoch;
+  if (given.has("epochs") && run.stage !== "both") merged["steps"] = call.epochs * run.stepsPerEpoch;
+  else if (given.has("epochs") && run.steps !== call.epochs * run.stepsPerEpoch) {
+    const problem = `expected the ${run.steps} steps of the first stage as the run was started, got ${call.epochs} epochs`;
+    throw new UserError("--epochs", problem, "leave the option out; --finetune-steps makes the second stage longer");
+  }
   return merged as unknown as TrainOptions;
 }
 
