@@ -1,7 +1,7 @@
 /** Files by URL: downloaded once into the user's cache folder, whole or not at all. Node only. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { cacheFolder } from "#software-adapter";
 import { UserError } from "../errors.js";
@@ -31,6 +31,8 @@ export interface DownloadOptions {
 const MAX_BYTES = 2 ** 32;
 const TIMEOUT_MS = 30_000;
 const MAX_REDIRECTS = 10;
+/** A download that has not grown for so long is not going on. */
+const ABANDONED_MS = 3_600_000;
 
 interface Wanted {
   /** Without its fragment. */
@@ -88,6 +90,7 @@ export async function cachedDownload(url: string, options: DownloadOptions = {})
   const partial = `${path}.partial-${process.pid}-${Math.random().toString(36).slice(2, 8)}`;
   try {
     await mkdir(folder, { recursive: true });
+    await removeAbandoned(folder);
     await downloadTo(partial, wanted, options);
     await rename(partial, path);
   } catch (cause) {
@@ -99,6 +102,16 @@ export async function cachedDownload(url: string, options: DownloadOptions = {})
     });
   }
   return path;
+}
+
+/** Removes what interrupted downloads left: nothing writes to them any more. */
+async function removeAbandoned(folder: string): Promise<void> {
+  for (const name of await readdir(folder)) {
+    if (!/\.partial-\d+-\w+$/.test(name)) continue;
+    const path = join(folder, name);
+    const found = await stat(path).catch(() => null); // another process may have finished it
+    if (found && Date.now() - found.mtimeMs > ABANDONED_MS) await rm(path, { force: true });
+  }
 }
 
 const isFile = (path: string): Promise<boolean> =>

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -151,6 +151,14 @@ describe("cachedDownload", () => {
     ["http://127.0.0.1/x#md5=0123456789", "#sha256="],
     ["http://", "an address on the web"],
   ])("refuses %s", (url, problem) => refuses(cachedDownload(url, { folder }), problem));
+
+  it("removes what interrupted downloads left, and not what is going on", async () => {
+    const [old, young] = ["a.partial-1-abc", "b.partial-2-def"].map((name) => join(folder, name));
+    for (const path of [old, young]) writeFileSync(path, "x");
+    utimesSync(old, new Date(), new Date(Date.now() - 2 * 3_600_000));
+    await get("/file.pth");
+    expect([existsSync(old), existsSync(young)]).toEqual([false, true]);
+  });
 
   it("keeps the name of the file within the folder", async () => {
     pages["/a/..%2f..%2fb"] = pages["/file.pth"];
