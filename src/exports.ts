@@ -33,6 +33,7 @@ export { weightedSum } from "./autograd/ops/weightedSum.js";
 // Layers and optimizer
 export * as nn from "./nn/index.js";
 export { Adam, type AdamConfig } from "./optim/adam.js";
+export { Ema } from "./optim/ema.js";
 export { LossScaler, type LossScalerConfig } from "./optim/lossScaler.js";
 
 // Kernels' launchers
@@ -57,13 +58,15 @@ export type { TuningStore } from "./gpu/tuningStore.js";
 export { tuneInference, tuneTraining, type TunedStep } from "./pconv/tuneNetwork.js";
 
 // Inpainting
-export { PConvUNet, unetConfig, type UNetConfig } from "./pconv/unet.js";
+export { type FrozenBatchNorm, PConvUNet, unetConfig, type UNetConfig } from "./pconv/unet.js";
 export { findUNet, unetFromCheckpoint, unetToSafetensors, type UNetWeights } from "./pconv/unetWeights.js";
 export { unetToOnnx } from "./pconv/unetOnnx.js";
 export { unetToPort } from "./pconv/unetPort.js";
 export { Vgg, type VggFeatures } from "./pconv/vgg.js";
 export { foldInputShift, vggFromCaffe, vggFromTensors, type VggConvention } from "./pconv/vggWeights.js";
 export { InpaintingLoss, LOSS_TERMS, LOSS_WEIGHTS, type LossTerm, type LossVariant } from "./pconv/loss.js";
+export { learningRate, LR_SCHEDULES, type LearningRate, type LrSchedule } from "./pconv/learningRate.js";
+export { reestimateStatistics, type ReestimateOptions } from "./pconv/reestimate.js";
 export { Trainer, type StepReport, type TrainerConfig } from "./pconv/trainer.js";
 export { defaultTile, inpaint, type Inpainted, type InpaintOptions, type InpaintProgress } from "./pconv/inpaint.js";
 export { l1Percent, psnr } from "./pconv/metrics.js";
