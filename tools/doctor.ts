@@ -1,12 +1,13 @@
 /** `pconv doctor`: what this machine offers, whether it computes rightly, and what to install when it does not. */
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { arch, platform, release } from "node:os";
+import { join } from "node:path";
 import { Command } from "commander";
 import { UserError } from "../src/errors.js";
 import type { Gpu } from "../src/gpu/gpu.js";
 import { adapterHelp, hasVulkanLoader } from "../src/gpu/softwareAdapter.js";
-import { chosenDrivers, describeSystem } from "#software-adapter";
+import { cacheFolder, chosenDrivers, describeSystem } from "#software-adapter";
 
 const FEATURES: Readonly<Record<string, string>> = {
   "shader-f16": "half precision",
@@ -33,6 +34,21 @@ interface Machine {
   readonly vulkanLoader: boolean | null;
   /** The environment variable that says which Vulkan drivers to use. */
   readonly chosenDrivers: string | null;
+  readonly cache: Cache;
+}
+
+/** What this package keeps between runs; XDG_CACHE_HOME moves it, and deleting it loses nothing but time. */
+interface Cache {
+  readonly folder: string;
+  /** Weight files that came by URL. */
+  readonly downloads: Contents;
+  /** The fastest kernels found on each adapter. */
+  readonly tuning: Contents;
+}
+
+interface Contents {
+  readonly files: number;
+  readonly bytes: number;
 }
 
 interface Adapter {
@@ -71,7 +87,24 @@ function versionOf(packageName: string): string {
   }
 }
 
+/** Files of a folder of the cache; a folder that is not there, or may not be read, has none. */
+function contentsOf(folder: string): Contents {
+  let [files, bytes] = [0, 0];
+  try {
+    for (const name of readdirSync(folder)) {
+      const found = statSync(join(folder, name), { throwIfNoEntry: false });
+      if (!found?.isFile()) continue;
+      files++;
+      bytes += found.size;
+    }
+  } catch (error) {
+    if (!["ENOENT", "ENOTDIR", "EACCES"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
+  }
+  return { files, bytes };
+}
+
 function describeMachine(): Machine {
+  const folder = cacheFolder();
   return {
     package: versionOf("pconv-webgpu"),
     node: process.version,
@@ -80,6 +113,7 @@ function describeMachine(): Machine {
     dawn: versionOf("webgpu"),
     vulkanLoader: platform() === "linux" ? hasVulkanLoader() : null,
     chosenDrivers: chosenDrivers() ?? null,
+    cache: { folder, downloads: contentsOf(join(folder, "downloads")), tuning: contentsOf(join(folder, "tuning")) },
   };
 }
 
@@ -181,6 +215,12 @@ function text(f: Findings): string[] {
     ["Vulkan loader", f.vulkanLoader === null ? "not needed here" : f.vulkanLoader ? "found" : "not found"],
   ];
   if (f.chosenDrivers) lines.push(["drivers chosen by", f.chosenDrivers]);
+  const kept = ({ files, bytes: size }: Contents): string => `${files} files, ${bytes(size)}`;
+  lines.push(
+    ["cache", f.cache.folder],
+    ["cached downloads", kept(f.cache.downloads)],
+    ["cached tuning", kept(f.cache.tuning)],
+  );
   if (!f.adapter || !f.computeCheck) lines.push(["adapter", "none"]);
   else {
     lines.push(["adapter", f.adapter.name], ["description", f.adapter.description]);
@@ -205,7 +245,7 @@ function text(f: Findings): string[] {
 export function doctorCommand(): Command {
   return new Command("doctor")
     .description(
-      "Says which adapter, driver and versions this machine has, runs a small partial convolution and checks it, and says what " +
+      "Says which adapter, driver and versions this machine has, where this package keeps files, runs a small partial convolution and checks it, and says what " +
         "to install when there is no adapter. Exit status: 0 all is well, 1 the adapter computes wrongly, 2 there is none.",
     )
     .option("--json", "one JSON line on stdout")

@@ -23,6 +23,7 @@ import { evaluationMask, evaluationPicture } from "../src/pconv/evaluationSize.j
 import type { HoleColour } from "../src/pconv/maskAugment.js";
 import type { Picture } from "../src/pconv/picture.js";
 import { integer } from "./command.js";
+import { showingDownloads } from "./downloadProgress.js";
 import { Progress } from "./progress.js";
 
 const BASELINES = { mean: meanFill, diffusion: diffusionFill } as const;
@@ -69,8 +70,10 @@ async function open({ weights, vggPath }: Options): Promise<OnGpu> {
   const gpu = await openGpu();
   try {
     console.error(`adapter: ${gpu.adapter.name}`);
-    const model = weights === undefined ? null : await loadUNet(gpu, weights);
-    const vgg = vggPath === undefined ? null : await loadVgg(gpu, vggPath);
+    const model =
+      weights === undefined ? null : await showingDownloads((onProgress) => loadUNet(gpu, weights, { onProgress }));
+    const vgg =
+      vggPath === undefined ? null : await showingDownloads((onProgress) => loadVgg(gpu, vggPath, { onProgress }));
     return {
       network: model && {
         name: basename(weights!),
@@ -204,11 +207,14 @@ async function run(o: Options): Promise<void> {
       return;
     }
     const limited = paths.length < found.length ? ` of ${found.length}` : "";
-    console.log(`${paths.length}${limited} images, ${masks.total} masks at ${o.size}x${o.size}; means over images`);
+    const s = masks.total === 1 ? "" : "s";
+    console.log(`${paths.length}${limited} images, ${masks.total} mask${s} at ${o.size}x${o.size}; means over images`);
     for (const line of table(scores, masks)) console.log(line);
     if (empty.length > 0) console.log(`no mask has a hole ratio of ${empty.join(", ")}: nothing was measured there`);
-    if (masks.outside > 0)
-      console.log(`${masks.outside} masks are in none of the bins (0.01 to 0.6) and were not used`);
+    if (masks.outside > 0) {
+      const unused = masks.outside === 1 ? "1 mask is" : `${masks.outside} masks are`;
+      console.log(`${unused} in none of the bins (0.01 to 0.6): not used`);
+    }
     if (onGpu.vgg) console.log("VGG: distance of unit-length features of pool1 to pool3, unweighted; not LPIPS itself");
     if (drawn) {
       const columns = ["masked", ...methods.map(({ name }) => name), "truth"].join(" | ");
@@ -228,11 +234,11 @@ export function evaluateCommand(): Command {
       "Fills the holes of a folder of pictures and says how near the results are to the truth, by hole ratio: l1 in percent, " +
         "PSNR and SSIM of the composite. Pictures are scaled so that the short side is --size (area filter) and cropped in " +
         "the middle; masks are resized by nearest neighbour; in each bin picture i gets mask i mod n, in the order of names. " +
-        "A file that cannot be read stops it.",
+        "A file that cannot be read stops it. A fill without any error counts as 100 dB.",
     )
     .requiredOption("--images <dir>", "folder of pictures; subfolders too")
     .requiredOption("--masks <dir>", "folder of masks; subfolders too")
-    .option("--weights <file>", "the network: .safetensors of this library, or a .pth of the PyTorch port")
+    .option("--weights <file>", "weights of the network, as for pconv inpaint, or their URL")
     .addOption(
       new Option(
         "--baseline <name...>",
@@ -246,7 +252,7 @@ export function evaluateCommand(): Command {
     )
     .option(
       "--vgg-path <file>",
-      "VGG16 or VGG19: adds a distance by its features, in the manner of LPIPS but not LPIPS",
+      "VGG16 or VGG19, or auto to download it: adds a distance by its features, in the manner of LPIPS but not LPIPS",
     )
     .option("--sheet <file>", "PNG of the best, median and worst result of each bin")
     .option("--json", "one JSON line on stdout; its bins are the network's, or the first baseline's without --weights")

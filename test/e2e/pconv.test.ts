@@ -1,6 +1,6 @@
 /** The commands `pconv` and `pconv-bench` as users run them: compiled, in a process of their own. */
 import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -59,15 +59,33 @@ describe("pconv doctor", () => {
     expect(found).toMatchObject({ node: process.version, problem: null, computeCheck: { passed: true } });
     expect(found["dawn"]).toMatch(/^\d+\.\d+\.\d+$/);
     expect(found["package"]).toMatch(/^\d+\.\d+\.\d+$/);
+    const cache = found["cache"] as { folder: string; downloads: { files: number } };
+    expect(cache.folder).toMatch(/pconv-webgpu$/);
+    expect(cache.downloads.files).toBeGreaterThanOrEqual(0);
     const adapter = found["adapter"] as { name: string; limits: Record<string, number> };
     expect(adapter.name).not.toBe("");
     expect(adapter.limits["maxStorageBufferBindingSize"]).toBeGreaterThanOrEqual(2 ** 27);
   });
 
+  it("counts what the cache holds", async () => {
+    const downloads = join(folder, "cache", "pconv-webgpu", "downloads");
+    mkdirSync(downloads, { recursive: true });
+    writeFileSync(join(downloads, "a.pth"), "12345");
+    // Without an adapter: the driver's own cache would move too, and everything compile anew.
+    const missing = { VK_DRIVER_FILES: "/nonexistent/driver.json", VK_ICD_FILENAMES: "/nonexistent/driver.json" };
+    const { stdout } = await run("pconv doctor --json", { XDG_CACHE_HOME: join(folder, "cache"), ...missing });
+    const { cache } = JSON.parse(stdout) as { cache: unknown };
+    expect(cache).toMatchObject({
+      folder: join(folder, "cache", "pconv-webgpu"),
+      downloads: { files: 1, bytes: 5 },
+      tuning: { files: 0, bytes: 0 },
+    });
+  });
+
   it("prints the same for people", async () => {
     const { status, stdout } = await run("pconv doctor");
     expect(status).toBe(0);
-    for (const word of ["adapter  ", "shader-f16", "largest tensor", "compute check", "passed"]) {
+    for (const word of ["adapter  ", "cache  ", "shader-f16", "largest tensor", "compute check", "passed"]) {
       expect(stdout).toContain(word);
     }
   });
