@@ -7,6 +7,7 @@
  */
 import { engine } from "./mutants.engine.mjs";
 import { kernels } from "./mutants.kernels.mjs";
+import { training } from "./mutants.training.mjs";
 
 const autograd = [
   {
@@ -258,4 +259,4 @@ const loss = [
   },
 ];
 
-export const MUTANTS = [...kernels, ...engine, ...autograd, ...networks, ...loss];
+export const MUTANTS = [...kernels, ...engine, ...autograd, ...networks, ...loss, ...training];
