@@ -64,6 +64,10 @@ async function readStoredPng(bytes: Buffer, path: string): Promise<StoredPicture
   const count = width * height;
   const colour = PNG_COLOUR[type];
   const tRNS = body("tRNS");
+  const key =
+    tRNS && colour !== "palette"
+      ? Array.from({ length: tRNS.length / 2 }, (_, k) => 256 * tRNS[2 * k] + tRNS[2 * k + 1])
+      : null;
   const palette = colour === "palette" ? rgbaPalette(body("PLTE") ?? new Uint8Array(), tRNS) : null;
   const samples = depth === 16 ? new Uint16Array(count * storedChannels) : new Uint8Array(count * storedChannels);
   if (palette) {
@@ -76,12 +80,14 @@ async function readStoredPng(bytes: Buffer, path: string): Promise<StoredPicture
     // pngjs spreads 1, 2 and 4 bits over 0..255.
     const step = depth < 8 ? 255 / (2 ** depth - 1) : 1;
     for (let i = 0; i < count; i++) {
-      for (let k = 0; k < storedChannels; k++) samples[i * storedChannels + k] = rgba[4 * i + from[k]] / step;
+      // pngjs blackens what the colour key makes transparent.
+      const keyed = key !== null && rgba[4 * i + 3] === 0;
+      for (let k = 0; k < storedChannels; k++) {
+        samples[i * storedChannels + k] = keyed ? key[k] : rgba[4 * i + from[k]] / step;
+      }
     }
   }
   const exif = body("eXIf");
-  const keyed =
-    tRNS && !palette ? Array.from({ length: tRNS.length / 2 }, (_, k) => 256 * tRNS[2 * k] + tRNS[2 * k + 1]) : null;
   return {
     path,
     format: "png",
@@ -96,7 +102,7 @@ async function readStoredPng(bytes: Buffer, path: string): Promise<StoredPicture
     chunks,
     metadata: {},
     palette,
-    key: keyed,
+    key,
   };
 }
 
