@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /** `pconv-train`: trains a partial convolution U-Net on the user's own images. */
 import { runCommand } from "./command.js";
-import { invocation, trainCommand } from "./train/options.js";
+import { trainCommand } from "./train/command.js";
+import { invocation } from "./train/options.js";
 import { runTraining } from "./train/run.js";
 
 const command = trainCommand();
