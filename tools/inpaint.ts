@@ -3,8 +3,6 @@ import { stat } from "node:fs/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import sharp from "sharp";
 import { GpuError, UserError } from "../src/errors.js";
-import { openGpu } from "../src/gpu/node.js";
-import { loadUNet } from "../src/io/unetFile.js";
 import { defaultTile } from "../src/pconv/inpaint.js";
 import { integer } from "./command.js";
 import { type Filled, fillFile } from "./inpaint/fillFile.js";
@@ -59,6 +57,11 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
   const stop = stopOnSignals();
   // What sharp keeps of decoded pictures would come on top of ours.
   sharp.cache(false);
+  // Not before it is needed: `pconv doctor` must start where Dawn does not load.
+  const [{ openGpu }, { loadUNet }] = await Promise.all([
+    import("../src/gpu/node.js"),
+    import("../src/io/unetFile.js"),
+  ]);
   const gpu = await openGpu();
   console.error(`adapter: ${gpu.adapter.name}`);
   // A file's size tells best how long it takes, short of opening it.

@@ -3,7 +3,7 @@
  * then moved, turned and cropped at random). Node only.
  */
 import { ShapeError, UserError } from "../errors.js";
-import { checkThreshold, cutMask, dilateHoles, type HoleColour, MASK_THRESHOLD } from "../pconv/maskAugment.js";
+import { checkThreshold, type HoleColour, MASK_THRESHOLD, varyMask } from "../pconv/maskAugment.js";
 import type { MaskPicture, MaskSource } from "../pconv/picture.js";
 import { isMixed } from "../pconv/randomMask.js";
 import { Rng } from "../pconv/rng.js";
@@ -19,9 +19,6 @@ const MAX_REDRAWS = 8;
 
 /** Binarised masks are kept up to this many pixels, one byte each. */
 const CACHE_PIXELS = 64 * 2 ** 20;
-
-/** The paper's dilation is for 512x512 masks. */
-const PAPER_SIZE = 512;
 
 /** How a {@link MaskFolder} makes samples. */
 export interface MaskFolderOptions {
@@ -122,7 +119,7 @@ export class MaskFolder implements MaskSource {
     return this.skips.firstUsable(order, index % this.length, async (path) => {
       const mask = await this.read(path);
       for (let attempt = 0; this.options.augment && attempt < MAX_REDRAWS; attempt++) {
-        const cut = this.randomCut(mask, size, Rng.of(seed, CUT_STREAM, index, attempt));
+        const cut = varyMask(mask, size, Rng.of(seed, CUT_STREAM, index, attempt), this.options.dilation);
         if (isMixed(cut)) return cut;
       }
       return wholeMask(mask, size);
@@ -156,22 +153,6 @@ export class MaskFolder implements MaskSource {
       this.cachedPixels += mask.values.length;
     }
     return mask;
-  }
-
-  /** Dilates, then cuts a square of 0.6 to 1 of the short side out of it, anywhere, turned by any angle, mirrored or not. */
-  private randomCut(mask: MaskPicture, size: number, rng: Rng): MaskPicture {
-    const shortSide = Math.min(mask.width, mask.height);
-    const kernel = (rng.uniform(...this.options.dilation) * shortSide) / PAPER_SIZE;
-    const grown = dilateHoles(mask, Math.floor(kernel / 2));
-    const side = shortSide * rng.uniform(0.6, 1);
-    const cut = {
-      centreX: rng.uniform(side / 2, mask.width - side / 2),
-      centreY: rng.uniform(side / 2, mask.height - side / 2),
-      side,
-      angle: rng.uniform(0, 2 * Math.PI),
-      flip: rng.uniform() < 0.5,
-    };
-    return cutMask(grown, cut, size);
   }
 }
 

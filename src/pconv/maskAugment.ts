@@ -1,6 +1,7 @@
 /** Changes to masks that make many of few: binarising, dilating, and cutting a turned, mirrored square out of one. No Node here. */
 import { UserError } from "../errors.js";
 import type { MaskPicture, Picture } from "./picture.js";
+import type { Rng } from "./rng.js";
 
 /** Which side of the threshold is the hole in a mask picture. */
 export type HoleColour = "white" | "black";
@@ -112,4 +113,35 @@ function mirror(i: number, length: number): number {
   const period = 2 * length;
   const k = ((i % period) + period) % period;
   return k < length ? k : period - 1 - k;
+}
+
+/** The paper's dilation, as the side of OpenCV's square kernel, for masks of {@link PAPER_SIZE} pixels. */
+const PAPER_DILATION = [9, 49] as const;
+const PAPER_SIZE = 512;
+
+/**
+ * A square mask made of a larger one as the paper does: dilated, then a square of 0.6 to 1 of the short side cut out anywhere, turned
+ * by any angle, mirrored or not.
+ *
+ * @param size side of the result in pixels
+ * @param dilation least and most, as the side of a square kernel for masks of 512 pixels; default the paper's 9 to 49
+ * @returns perhaps all hole or all valid: ask again with other numbers
+ */
+export function varyMask(
+  mask: MaskPicture,
+  size: number,
+  rng: Rng,
+  dilation: readonly [number, number] = PAPER_DILATION,
+): MaskPicture {
+  const shortSide = Math.min(mask.width, mask.height);
+  const kernel = (rng.uniform(...dilation) * shortSide) / PAPER_SIZE;
+  const side = shortSide * rng.uniform(0.6, 1);
+  const cut = {
+    centreX: rng.uniform(side / 2, mask.width - side / 2),
+    centreY: rng.uniform(side / 2, mask.height - side / 2),
+    side,
+    angle: rng.uniform(0, 2 * Math.PI),
+    flip: rng.uniform() < 0.5,
+  };
+  return cutMask(dilateHoles(mask, Math.floor(kernel / 2)), cut, size);
 }

@@ -3,20 +3,14 @@
  * No Node here.
  */
 import { UserError } from "../errors.js";
-import { cutMask, dilateHoles } from "./maskAugment.js";
 import { checkSameSize } from "./metrics.js";
 import { opticalFlow, type Flow, sampleAt } from "./opticalFlow.js";
 import type { MaskPicture, Picture } from "./picture.js";
 import { isMixed } from "./randomMask.js";
-import type { Rng } from "./rng.js";
 
 /** Sundaram, Brox, Keutzer 2010, equation 5: how far a way there and back may miss, by the lengths of both, and in any case. */
 const MISS_SHARE = 0.01;
 const MISS_ALWAYS = 0.5;
-
-/** The paper's dilation, as the side of OpenCV's square kernel, is for masks of 512 pixels. */
-const PAPER_DILATION = [9, 49] as const;
-const PAPER_SIZE = 512;
 
 /**
  * Two masks: what the first frame shows that is not visible in the second (occlusion), and the other way round (disocclusion).
@@ -41,27 +35,6 @@ export function occlusionMasks(first: Picture, second: Picture): MaskPicture[] {
     "expected two frames between which a part of the picture gets hidden or uncovered, got none such",
     "take frames with something moving before a background, or with the camera moving",
   );
-}
-
-/**
- * A square mask made of a larger one as the paper does: dilated by 9 to 49 pixels (of 512), then a square of 0.6 to 1 of the
- * short side cut out anywhere, turned by any angle, mirrored or not.
- *
- * @param size side of the result in pixels
- * @returns perhaps all hole or all valid: ask again with other numbers
- */
-export function varyMask(mask: MaskPicture, size: number, rng: Rng): MaskPicture {
-  const shortSide = Math.min(mask.width, mask.height);
-  const kernel = (rng.uniform(...PAPER_DILATION) * shortSide) / PAPER_SIZE;
-  const side = shortSide * rng.uniform(0.6, 1);
-  const cut = {
-    centreX: rng.uniform(side / 2, mask.width - side / 2),
-    centreY: rng.uniform(side / 2, mask.height - side / 2),
-    side,
-    angle: rng.uniform(0, 2 * Math.PI),
-    flip: rng.uniform() < 0.5,
-  };
-  return cutMask(dilateHoles(mask, Math.floor(kernel / 2)), cut, size);
 }
 
 function hidden({ width, height, u, v }: Flow, back: Flow): MaskPicture {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { deadLeaves } from "../../src/pconv/deadLeaves.js";
-import { occlusionMasks, varyMask } from "../../src/pconv/occlusion.js";
+import { varyMask } from "../../src/pconv/maskAugment.js";
+import { occlusionMasks } from "../../src/pconv/occlusion.js";
 import { opticalFlow } from "../../src/pconv/opticalFlow.js";
 import { holeRatio, type MaskPicture, type Picture } from "../../src/pconv/picture.js";
 import { isMixed } from "../../src/pconv/randomMask.js";
