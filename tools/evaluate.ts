@@ -238,7 +238,7 @@ export function evaluateCommand(): Command {
     )
     .requiredOption("--images <dir>", "folder of pictures; subfolders too")
     .requiredOption("--masks <dir>", "folder of masks; subfolders too")
-    .option("--weights <file>", "weights of the network, as for pconv inpaint, or their URL")
+    .option("--weights <path>", "weights of the network, as for pconv inpaint")
     .addOption(
       new Option(
         "--baseline <name...>",

@@ -36,7 +36,7 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
     throw new UserError(
       "--weights",
       "expected the weights of a network, got none",
-      "train some (pconv-train --train DIR; they are in runs/NAME/step-*/model.safetensors), or pass a .pth or .h5 of other implementations",
+      "train some (pconv-train --train DIR; they are in runs/NAME), or pass a .pth or .h5 of other implementations",
     );
   }
   const jobs = await listJobs(inputs, o.mask, o.out);
@@ -144,7 +144,7 @@ export function inpaintCommand(): Command {
       path,
     )
     .addOption(new Option("--holes <colour>", "colour of the hole").choices(["white", "black"]).default("white"))
-    .option("--weights <file>", "weights of the network", path)
+    .option("--weights <path>", "weights of the network: a file, a URL, or the folder of a checkpoint or run", path)
     .option(
       "--out <path>",
       "folder for the results, or for one picture a file; .jpg is possible, but changes all pixels a little " +

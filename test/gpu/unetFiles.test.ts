@@ -1,5 +1,5 @@
 /** The U-Net from files of every implementation, against what the implementations computed with them. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -11,6 +11,7 @@ import { Tape } from "../../src/autograd/tape.js";
 import { FormatError } from "../../src/errors.js";
 import { readSafetensors, writeSafetensors } from "../../src/io/safetensors.js";
 import type { TensorEntry } from "../../src/io/tensorEntry.js";
+import { loadUNet } from "../../src/io/unetFile.js";
 import { readWeights } from "../../src/io/weights.js";
 import { PConvUNet } from "../../src/pconv/unet.js";
 import { unetFromCheckpoint, unetToSafetensors } from "../../src/pconv/unetWeights.js";
@@ -200,5 +201,32 @@ describe("files of this library", () => {
     });
     await expect(load(file, "own.safetensors")).rejects.toThrow(FormatError);
     await expect(load(file, "own.safetensors")).rejects.toThrow(/^own\.safetensors.*\nhelp: ./s);
+  });
+});
+
+describe("folders", () => {
+  it("of a checkpoint or a run stand for the weights in them, averaged ones first", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "pconv-folder-"));
+    const [plain, averaged] = [1, 2].map((seed) => new PConvUNet(gpu(), { width: 0.1, depth: 2 }, seed));
+    const weight = async (model: PConvUNet) => [...(await model.stateDict()).get("enc_1.conv.weight")!.values];
+    try {
+      for (const step of ["step-00000005", "step-00000030"]) mkdirSync(join(dir, "run", step), { recursive: true });
+      await expect(loadUNet(gpu(), join(dir, "run"))).rejects.toThrow(/got a folder without model.safetensors/);
+      writeFileSync(join(dir, "run", "step-00000030", "model.safetensors"), await unetToSafetensors(plain));
+      const load = async (path: string) => {
+        const model = await loadUNet(gpu(), path);
+        const values = await weight(model);
+        model.free();
+        return values;
+      };
+      expect(await load(join(dir, "run"))).toEqual(await weight(plain));
+      writeFileSync(join(dir, "run", "step-00000030", "ema.safetensors"), await unetToSafetensors(averaged));
+      expect(await load(join(dir, "run", "step-00000030"))).toEqual(await weight(averaged));
+      expect(await load(join(dir, "run"))).toEqual(await weight(averaged));
+    } finally {
+      plain.free();
+      averaged.free();
+      rmSync(dir, { recursive: true });
+    }
   });
 });
