@@ -2,9 +2,10 @@
  * The roofline picture (Williams, Waterman & Patterson 2009): what each measurement reaches against what the adapter allows at
  * its operational intensity, min(FMA peak, intensity x copy bandwidth). Both axes are logarithmic.
  */
-import { access, constants, writeFile } from "node:fs/promises";
+import { access, constants } from "node:fs/promises";
 import { dirname, extname, resolve } from "node:path";
 import { UserError } from "../src/errors.js";
+import { COLOURS, Drawing, escaped, writeDrawing } from "./drawing.js";
 import type { Measurement } from "./measure.js";
 
 export interface Point {
@@ -25,10 +26,7 @@ export interface Roof {
 const WIDTH = 1000;
 const HEIGHT = 640;
 const FRAME = { left: 80, right: 190, top: 56, bottom: 60 };
-const COLOURS = ["#1763b6", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#555555"];
 const LABELS = 14;
-
-const escaped = (text: string) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 /** The points of all measurements that were not rejected and have operations and bytes. */
 export function rooflinePoints(lines: readonly Measurement[]): Point[] {
@@ -55,15 +53,10 @@ export function rooflineSvg(roof: Roof, points: readonly Point[]): string {
   const [right, bottom] = [WIDTH - FRAME.right, HEIGHT - FRAME.bottom];
   const X = (v: number) => FRAME.left + ((Math.log10(v) - x0) / (x1 - x0)) * (right - FRAME.left);
   const Y = (v: number) => bottom - ((Math.log10(v) - y0) / (y1 - y0)) * (bottom - FRAME.top);
-  const out: string[] = [];
-  const text = (x: number, y: number, words: string, more = "") =>
-    out.push(`<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${more}>${escaped(words)}</text>`);
-  const path = (d: string, more: string) => out.push(`<path d="${d}" fill="none" ${more}/>`);
+  const drawing = new Drawing(WIDTH, HEIGHT);
+  const text = drawing.text.bind(drawing);
+  const path = drawing.path.bind(drawing);
 
-  out.push(
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${HEIGHT}" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13">`,
-    `<rect width="${WIDTH}" height="${HEIGHT}" fill="white"/>`,
-  );
   text(FRAME.left, 24, `Roofline: ${roof.adapter}`, 'font-size="16"');
   text(FRAME.left, 43, `measured in this run: ${roof.gflops.toFixed(1)} GFLOP/s multiply-add, ${roof.gigabytesPerSecond.toFixed(2)} GB/s copy`); // prettier-ignore
   for (let e = x0; e <= x1; e++) {
@@ -79,14 +72,14 @@ export function rooflineSvg(roof: Roof, points: readonly Point[]): string {
   text(22, middle, "GFLOP/s (needed operations, median)", `text-anchor="middle" transform="rotate(-90 22 ${middle})"`);
 
   // The slope may leave the frame below: the frame cuts it off.
-  out.push(`<clipPath id="frame"><rect x="${FRAME.left}" y="${FRAME.top}" width="${right - FRAME.left}" height="${bottom - FRAME.top}"/></clipPath>`); // prettier-ignore
+  drawing.add(`<clipPath id="frame"><rect x="${FRAME.left}" y="${FRAME.top}" width="${right - FRAME.left}" height="${bottom - FRAME.top}"/></clipPath>`); // prettier-ignore
   const slope = `M${X(10 ** x0)} ${Y(roof.gigabytesPerSecond * 10 ** x0)}L${X(ridge)} ${Y(roof.gflops)}H${right}`;
   path(slope, 'stroke="black" stroke-width="2" clip-path="url(#frame)"');
 
   const impls = [...new Set(points.map((p) => p.impl))];
   for (const p of points) {
     const colour = COLOURS[impls.indexOf(p.impl) % COLOURS.length];
-    out.push(
+    drawing.add(
       `<circle cx="${X(p.intensity).toFixed(1)}" cy="${Y(p.gflops).toFixed(1)}" r="4.5" fill="${colour}" fill-opacity="0.7"><title>${escaped(`${p.impl}: ${p.label}: ${p.gflops.toFixed(2)} GFLOP/s`)}</title></circle>`,
     );
   }
@@ -101,11 +94,10 @@ export function rooflineSvg(roof: Roof, points: readonly Point[]): string {
   }
   impls.forEach((impl, i) => {
     const y = FRAME.top + 14 + 20 * i;
-    out.push(`<circle cx="${right + 18}" cy="${y}" r="5" fill="${COLOURS[i % COLOURS.length]}"/>`);
+    drawing.add(`<circle cx="${right + 18}" cy="${y}" r="5" fill="${COLOURS[i % COLOURS.length]}"/>`);
     text(right + 30, y + 4, impl);
   });
-  out.push("</svg>");
-  return out.join("\n");
+  return drawing.toString();
 }
 
 /** Refuses names that {@link writeRoofline} could not write, before anything is measured. @throws {UserError} */
@@ -123,8 +115,5 @@ export async function checkRooflineName(path: string): Promise<void> {
 
 /** Writes the picture, SVG or PNG by the name (see {@link checkRooflineName}). */
 export async function writeRoofline(path: string, roof: Roof, points: readonly Point[]): Promise<void> {
-  const svg = rooflineSvg(roof, points);
-  if (extname(path).toLowerCase() === ".svg") return writeFile(path, svg);
-  const { default: sharp } = await import("sharp"); // only here: it takes a while to load
-  await sharp(Buffer.from(svg), { density: 144 }).png().toFile(path);
+  await writeDrawing(path, rooflineSvg(roof, points));
 }
