@@ -106,11 +106,20 @@ describe("--stages both", () => {
   });
 });
 
+it("mixes drawn images and masks into those of folders", async () => {
+  const folders = ["--train", "images", "--masks", "masks", "--drawn-images", "0.5", "--drawn-masks", "0.25"];
+  const { code, stderr } = await train(...SMALL, "--no-vgg", "--steps", "2", "--out", "mixed", ...folders);
+  expect(stderr).toMatch(/images: 50 % .*images.*, 50 % .*dead.?leaves.*; masks: 75 % .*masks.*, 25 % random masks/i);
+  expect(code).toBe(0);
+});
+
 describe("refusals", () => {
   const cases: [string, string[], RegExp][] = [
     ["both forms", ["--stage", "train", "--stages", "both"], /^--stages: expected only one of --stage and --stages/],
     ["finetune steps of nothing", ["--finetune-steps", "3"], /^--finetune-steps: expected --stages both with it/],
     ["freezing without a second stage", ["--freeze-statistics", "running"], /^--freeze-statistics: expected --stage finetune or --stages both/], // prettier-ignore
+    ["a share of nothing", ["--drawn-masks", "0.5"], /^--drawn-masks: expected --masks with it, got none$/],
+    ["more than all", ["--drawn-images", "2"], /^--drawn-images: expected a share from 0 to 1, got 2$/],
     ["an average of everything", ["--ema", "1"], /^--ema: expected a number below 1, got 1$/],
     ["clipping to nothing", ["--clip-grad-norm", "0"], /^--clip-grad-norm: expected a number above 0, got 0$/],
   ];

@@ -17,6 +17,9 @@ export interface TrainOptions {
   readonly masks: string | null;
   readonly holes: HoleColour;
   readonly maskDilation: readonly [number, number];
+  /** Shares of drawn images and masks among those of the folders, 0 to 1. */
+  readonly drawnImages: number;
+  readonly drawnMasks: number;
   readonly augment: boolean;
   /** `both`: `steps` of the first, then `finetuneSteps` of the second. */
   readonly stage: "train" | "finetune" | "both";
@@ -120,6 +123,8 @@ export function invocation(command: Command): Invocation {
     masks: text("masks"),
     holes: o["holes"] as HoleColour,
     maskDilation: o["maskDilation"] as [number, number],
+    drawnImages: number("drawnImages", 0),
+    drawnMasks: number("drawnMasks", 0),
     augment: o["augment"] !== false,
     stage: both ? "both" : finetune ? "finetune" : "train",
     checkpoint: text("checkpoint"),
@@ -193,16 +198,13 @@ export function checkNewRun({ options, given }: Invocation): void {
         "batch norm is frozen in the second stage only",
       );
   }
-  for (const [a, b] of [
-    ["holes", "masks"],
-    ["maskDilation", "masks"],
+  for (const [name, option, folder] of [
+    ["holes", "--holes", "masks"],
+    ["maskDilation", "--mask-dilation", "masks"],
+    ["drawnMasks", "--drawn-masks", "masks"],
+    ["drawnImages", "--drawn-images", "train"],
   ] as const) {
-    if (given.has(a) && options[b] === null) {
-      throw new UserError(
-        a === "holes" ? "--holes" : "--mask-dilation",
-        "expected --masks with it, got none",
-        "pass --masks, or leave it out",
-      );
-    }
+    if (given.has(name) && options[folder] === null)
+      throw new UserError(option, `expected --${folder} with it, got none`, `pass --${folder}, or leave it out`);
   }
 }

@@ -2,6 +2,7 @@
 import { ImageFolder } from "../../src/io/imageFolder.js";
 import { MaskFolder } from "../../src/io/maskFolder.js";
 import { DeadLeavesSource } from "../../src/pconv/deadLeaves.js";
+import { MixedSource, type Source } from "../../src/pconv/mixedSource.js";
 import type { MaskSource, PictureSource } from "../../src/pconv/picture.js";
 import { RandomMaskSource } from "../../src/pconv/randomMask.js";
 import type { TrainOptions } from "./options.js";
@@ -43,11 +44,19 @@ export async function openSources(o: TrainOptions, onWarning: (message: string) 
     const options = augment ? { augment, dilation: o.maskDilation } : { augment };
     return tried(await MaskFolder.open(dir, { holes: o.holes, onWarning: once, ...options }));
   };
+  const mixed = <T>(folder: Source<T>, drawn: Source<T>, share: number): Source<T> =>
+    share === 0 ? folder : new MixedSource(folder, drawn, share);
   return {
-    images: o.train === null ? new DeadLeavesSource() : await pictures(o.train, o.augment),
+    images:
+      o.train === null
+        ? new DeadLeavesSource()
+        : mixed(await pictures(o.train, o.augment), new DeadLeavesSource(), o.drawnImages),
     validation: o.validation === null ? null : await pictures(o.validation, false),
     test: o.test === null ? null : await pictures(o.test, false),
-    masks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, o.augment),
+    masks:
+      o.masks === null
+        ? new RandomMaskSource()
+        : mixed(await maskFolder(o.masks, o.augment), new RandomMaskSource(), o.drawnMasks),
     fixedMasks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, false),
     skipped: () => skipped.size,
   };

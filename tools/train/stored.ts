@@ -45,6 +45,8 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
     "two numbers, the smaller one first",
     (v) => Array.isArray(v) && v.length === 2 && v.every(Number.isFinite) && v[0] >= 0 && v[0] <= v[1],
   ],
+  drawnImages: number("a share from 0 to 1", (v) => v >= 0 && v <= 1),
+  drawnMasks: number("a share from 0 to 1", (v) => v >= 0 && v <= 1),
   augment: boolean,
   stage: oneOf("train", "finetune", "both"),
   checkpoint: text,
@@ -88,6 +90,8 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
 
 /** What runs of version 0.1 did before they could be told otherwise. */
 const FORMERLY = {
+  drawnImages: 0,
+  drawnMasks: 0,
   logEvery: 1,
   gradientCheckpointing: false,
   finetuneSteps: 0,
