@@ -74,7 +74,7 @@ export async function run(o: GuideOptions): Promise<void> {
     console.log(`after ${trainer.step} steps: PSNR ${psnr(image, truth).toFixed(2)} dB`);
   };
   const losses: [number, number][] = [];
-  for (const step of o.quick ? [0, 2, 4] : [0, 20, 100, 400]) {
+  for (const step of o.quick ? [0, 2, 4, 6] : [0, 20, 100, 400]) {
     while (trainer.step < step) {
       const { loss } = await trainer.trainStep();
       losses.push([trainer.step, loss]);

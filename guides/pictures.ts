@@ -12,8 +12,8 @@ export interface GuideOptions {
   readonly quick: boolean;
 }
 
-/** How pictures are written: a third of the bytes of all colours, and no difference to the eye in pictures this small. */
-const FEW_COLOURS = { palette: true, colours: 256, dither: 0, effort: 10 };
+/** How pictures are written: few colours, a third of the bytes, and no difference to the eye in pictures this small. */
+const FEW_COLOURS = { palette: true, quality: 70, dither: 0, effort: 10 };
 
 async function save({ out }: GuideOptions, name: string, png: Buffer): Promise<void> {
   await mkdir(out, { recursive: true });
