@@ -4,14 +4,14 @@ export { FormatError, GpuError, ShapeError, UserError } from "./errors.js";
 
 // Device
 export { Gpu, type AdapterSummary, type Grid, type MatrixShape } from "./gpu/gpu.js";
-export { defineKernel, type Kernel } from "./gpu/kernel.js";
+export { type Access, defineKernel, type Kernel, type Scalar } from "./gpu/kernel.js";
 export { linearGrid, linearMain } from "./gpu/linear.js";
 export type { MemoryUse, Storage } from "./gpu/pool.js";
 export { profile, type KernelTime, type Profile } from "./gpu/timing.js";
 
 // Autograd
 export { Mask, type Precision, Tensor } from "./autograd/tensor.js";
-export { Tape, type Backward, type TapeOptions } from "./autograd/tape.js";
+export { Tape, type Backward, type TapeOptions, type Watched } from "./autograd/tape.js";
 export { leakyRelu, relu, sigmoid } from "./autograd/ops/activation.js";
 export { batchNorm } from "./autograd/ops/batchNorm.js";
 export { channelAffine, denormalizeImageNet, IMAGENET, normalizeImageNet } from "./autograd/ops/channelAffine.js";
@@ -19,28 +19,41 @@ export { composite } from "./autograd/ops/composite.js";
 export { concat } from "./autograd/ops/concat.js";
 export { conv2d, type Conv2dOptions, type FusedConv2dOptions, type KnownElsewhere } from "./autograd/ops/conv2d.js";
 export { gram } from "./autograd/ops/gram.js";
-export { l1 } from "./autograd/ops/l1.js";
+export { l1, type L1OpOptions } from "./autograd/ops/l1.js";
+export type { L1Region } from "./kernels/l1.js";
+export type { TvRegion } from "./kernels/totalVariation.js";
 export { maskMultiply } from "./autograd/ops/maskMultiply.js";
 export type { Live } from "./autograd/ops/convGradients.js";
 export type { BatchNormOptions, BatchNormTensors } from "./autograd/ops/normalize.js";
 export { pconv2d, pconv2dUp, type PConv2dOptions, type PConvRule, type PConvTail } from "./autograd/ops/pconv2d.js";
 export type { MaskedSource } from "./autograd/ops/pconvSums.js";
 export { maxPool2d } from "./autograd/ops/maxPool2d.js";
-export { dilateHole, totalVariation } from "./autograd/ops/totalVariation.js";
+export { dilateHole, totalVariation, type TotalVariationOpOptions } from "./autograd/ops/totalVariation.js";
 export { joinMasks, upsampleNearest } from "./autograd/ops/upsample.js";
 export { weightedSum } from "./autograd/ops/weightedSum.js";
 
 // Layers and optimizer
+/** Layers with PyTorch's names and options. */
 export * as nn from "./nn/index.js";
 export { Adam, type AdamConfig } from "./optim/adam.js";
 export { Ema } from "./optim/ema.js";
 export { LossScaler, type LossScalerConfig } from "./optim/lossScaler.js";
+export type { LossScaleStep, ScaleProgress } from "./kernels/lossScale.js";
 
 // Kernels' launchers
-export { maskUpdate, type PConvConvention } from "./kernels/maskUpdate.js";
-export { pconvForward } from "./kernels/pconvForward.js";
-export { pconvBackwardInput } from "./kernels/pconvBackwardInput.js";
-export { pconvBackwardWeight } from "./kernels/pconvBackwardWeight.js";
+export {
+  maskUpdate,
+  type MaskUpdateBuffers,
+  type MaskUpdateShape,
+  type MaskUpdateSpec,
+  type PConvConvention,
+} from "./kernels/maskUpdate.js";
+export { pconvForward, type PConvForwardBuffers } from "./kernels/pconvForward.js";
+export { pconvBackwardInput, type PConvBackwardInputBuffers } from "./kernels/pconvBackwardInput.js";
+export { pconvBackwardWeight, type PConvBackwardWeightBuffers } from "./kernels/pconvBackwardWeight.js";
+export type { ConvBackend } from "./kernels/conv/choice.js";
+export type { ConvAlgorithm } from "./kernels/conv/engine.js";
+export type { RunningVariance } from "./kernels/batchNormStats.js";
 export { transposeWeight } from "./kernels/transposeWeight.js";
 export type { ActivationShape, ConvShape } from "./kernels/shape.js";
 
@@ -59,12 +72,32 @@ export { tuneInference, tuneTraining, type TunedStep } from "./pconv/tuneNetwork
 
 // Inpainting
 export { type FrozenBatchNorm, PConvUNet, unetConfig, type UNetConfig } from "./pconv/unet.js";
-export { findUNet, unetFromCheckpoint, unetToSafetensors, type UNetWeights } from "./pconv/unetWeights.js";
+export {
+  findUNet,
+  type SkippedTensor,
+  unetFromCheckpoint,
+  unetToSafetensors,
+  type UNetWeights,
+} from "./pconv/unetWeights.js";
 export { unetToOnnx } from "./pconv/unetOnnx.js";
 export { unetToPort } from "./pconv/unetPort.js";
 export { Vgg, type VggFeatures } from "./pconv/vgg.js";
-export { foldInputShift, vggFromCaffe, vggFromTensors, type VggConvention } from "./pconv/vggWeights.js";
-export { InpaintingLoss, LOSS_TERMS, LOSS_WEIGHTS, type LossTerm, type LossVariant } from "./pconv/loss.js";
+export {
+  foldInputShift,
+  vggFromCaffe,
+  vggFromTensors,
+  type VggConvention,
+  type VggWeights,
+} from "./pconv/vggWeights.js";
+export {
+  InpaintingLoss,
+  type InpaintingLossConfig,
+  type InpaintingLossResult,
+  LOSS_TERMS,
+  LOSS_WEIGHTS,
+  type LossTerm,
+  type LossVariant,
+} from "./pconv/loss.js";
 export { learningRate, LR_SCHEDULES, type LearningRate, type LrSchedule } from "./pconv/learningRate.js";
 export { reestimateStatistics, type ReestimateOptions } from "./pconv/reestimate.js";
 export { Trainer, type StepReport, type TrainerConfig } from "./pconv/trainer.js";
@@ -87,7 +120,8 @@ export {
 } from "./pconv/evaluate.js";
 export { grid, hstack, maskToPicture } from "./pconv/contactSheet.js";
 export { holeRatio, type MaskPicture, type MaskSource, type Picture, type PictureSource } from "./pconv/picture.js";
-export { generateMask, RandomMaskSource } from "./pconv/randomMask.js";
+export { binariseMask, type BinarisedMask, type HoleColour, MASK_THRESHOLD } from "./pconv/maskAugment.js";
+export { generateMask, type IntegerRange, type RandomMaskOptions, RandomMaskSource } from "./pconv/randomMask.js";
 export { generateStrokes } from "./pconv/strokes.js";
 export { varyMask } from "./pconv/maskAugment.js";
 export { occlusionMasks } from "./pconv/occlusion.js";
@@ -98,4 +132,5 @@ export { Rng } from "./pconv/rng.js";
 // Weight files in memory
 export type { WeightSource } from "./io/source.js";
 export { readWeights, type Weights } from "./io/weights.js";
-export { readSafetensors, writeSafetensors } from "./io/safetensors.js";
+export type { TensorDtype, TensorEntry } from "./io/tensorEntry.js";
+export { readSafetensors, type SafetensorsFile, type TensorToWrite, writeSafetensors } from "./io/safetensors.js";

@@ -2,8 +2,10 @@
 export * from "./exports.js";
 export { openGpu, type OpenOptions } from "./gpu/node.js";
 export { tuningFile } from "./gpu/tuningFile.js";
-export { readPicture, readMask } from "./io/imageFile.js";
+export { readPicture, readMask, type ReadOptions } from "./io/imageFile.js";
 export { readStored, type StoredPicture } from "./io/storedPicture.js";
+export type { PngChunk } from "./io/pngChunks.js";
+export type { WarningListener } from "./io/folderList.js";
 export { fillStored, viewsOf, type Views } from "./io/storedFill.js";
 export { encodeStored, losslessFormat, type OutputFormat } from "./io/storedEncode.js";
 export { ImageFolder, type ImageFolderOptions } from "./io/imageFolder.js";

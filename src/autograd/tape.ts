@@ -11,6 +11,7 @@ import type { ActivationShape } from "../kernels/shape.js";
 import { weightedSum } from "../kernels/weightedSum.js";
 import { activationBytes, Mask, type MaskRatio, type Precision, shapeText, Tensor } from "./tensor.js";
 
+/** Options of {@link Tape}. */
 export interface TapeOptions {
   /** `false` records nothing: for inference. */
   readonly grad: boolean;
@@ -49,6 +50,7 @@ interface Node {
   readonly backward: Backward;
 }
 
+/** Records ops with how to run backward, and owns what they make until {@link Tape.dispose}. */
 export class Tape {
   private readonly nodes: Node[] = [];
   private readonly owned = new Set<Storage>();

@@ -72,6 +72,7 @@ export class Tensor {
     return (await this.values())[0];
   }
 
+  /** Gives its device memory back; it cannot be used afterwards. */
   free(): void {
     this.gpu.free(this.storage);
   }

@@ -34,6 +34,7 @@ export interface AdapterSummary {
   readonly matrices: readonly MatrixShape[];
 }
 
+/** A product that the adapter's matrix units compute: m x k times k x n. */
 export interface MatrixShape {
   readonly m: number;
   readonly n: number;
@@ -44,6 +45,7 @@ export interface MatrixShape {
   readonly sum: string;
 }
 
+/** A device with its buffers and pipelines, and the one command encoder that every kernel records into; see `openGpu`. */
 export class Gpu {
   readonly limits: GPUSupportedLimits;
   /** While it is set, every dispatch has a pass of its own, timed; `profile` sets it. */
@@ -148,6 +150,7 @@ export class Gpu {
     return storage;
   }
 
+  /** Device memory in use now, and held. */
   memory(): MemoryUse {
     return this.pool.memory();
   }

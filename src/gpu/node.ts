@@ -19,6 +19,7 @@ const instances: GPU[] = [];
  */
 const MATRIX_UNITS = "enable-dawn-features=allow_unsafe_apis,use_vulkan_memory_model,vulkan_enable_f16_on_nvidia";
 
+/** Options of `openGpu` on Node. */
 export interface OpenOptions {
   /** Dawn flags such as `backend=vulkan` or `adapter=NVIDIA`; by default those that let Dawn offer matrix units. */
   readonly dawnFlags?: readonly string[];

@@ -19,6 +19,7 @@ export interface Storage {
   readonly offset?: number;
 }
 
+/** Device memory of a pool of buffers. */
 export interface MemoryUse {
   /** Bytes in buffers that are handed out now. */
   readonly inUse: number;

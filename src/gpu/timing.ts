@@ -20,6 +20,7 @@ export interface KernelTime {
   readonly ms: number | null;
 }
 
+/** What {@link profile} measured. */
 export interface Profile {
   /** By time, the largest first; by count without timestamps. */
   readonly kernels: readonly KernelTime[];

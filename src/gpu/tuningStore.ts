@@ -4,5 +4,6 @@ export interface TuningStore {
   readonly name: string;
   /** What was written last, or null where there is nothing. */
   read(): Promise<string | null>;
+  /** Replaces what {@link TuningStore.read} gives. */
   write(text: string): Promise<void>;
 }

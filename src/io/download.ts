@@ -17,6 +17,7 @@ export interface DownloadProgress {
   readonly total: number | null;
 }
 
+/** Options of {@link cachedDownload}. */
 export interface DownloadOptions {
   /** Called after each piece. */
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined;

@@ -17,7 +17,7 @@ export const MAX_PIXELS = 100_000_000;
 
 /** How {@link readPicture} reads. */
 export interface ReadOptions {
-  /** Largest width x height; default {@link MAX_PIXELS}. */
+  /** Largest width x height; default `MAX_PIXELS`. */
   readonly maxPixels?: number;
   /** What to do with transparency: lay the picture on white (the default), or take the colours as if it were opaque. */
   readonly alpha?: "white" | "ignore";

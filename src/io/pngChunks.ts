@@ -3,6 +3,7 @@ import { deflateSync } from "node:zlib";
 import { FormatError } from "../errors.js";
 import { crc32 } from "./crc.js";
 
+/** A chunk of a PNG file: its name and its bytes. */
 export interface PngChunk {
   /** Four letters, such as `iCCP`. */
   readonly type: string;

@@ -34,6 +34,7 @@ async function flush(path: string, kind: "file" | "folder"): Promise<void> {
   }
 }
 
+/** The folder of a training run: its configuration, log, samples and checkpoints. */
 export class RunFolder {
   private constructor(
     readonly dir: string,
@@ -104,6 +105,7 @@ export class RunFolder {
     for (const name of names) await rm(this.path(name), { recursive: true, force: true });
   }
 
+  /** Path of something in the folder. */
   path(...parts: string[]): string {
     return join(this.dir, ...parts);
   }
@@ -118,6 +120,7 @@ export class RunFolder {
     return this.path(checkpointName(step), file);
   }
 
+  /** Writes config.json, whole or not at all. @throws {UserError} when the place cannot be written to. */
   writeConfig(config: object): Promise<void> {
     return writeWhole(this.path(CONFIG), Buffer.from(`${JSON.stringify(config, null, 2)}\n`));
   }

@@ -10,6 +10,7 @@ import type { Orientation } from "./orientation.js";
 import { decodePng, isPng, readPngHeader } from "./pngDecode.js";
 import { exifOrientation, metadataChunks, type PngChunk, splitPng } from "./pngChunks.js";
 
+/** A picture as its file holds it: channels, depth, orientation, profile and all. */
 export interface StoredPicture {
   readonly path: string;
   /** What kind of file it is: `png`, `jpeg`, `webp`, `tiff`, `gif`, `heif` ... */

@@ -24,6 +24,7 @@ const KERAS_FILES = new Set([
 export const vggConventionOf = (path: string, bytes: Uint8Array): VggConvention =>
   isKerasVggName(path) || KERAS_FILES.has(createHash("md5").update(bytes).digest("hex")) ? "caffe" : "torchvision";
 
+/** Options of {@link loadVgg}. */
 export interface LoadVggOptions extends DownloadOptions {
   /**
    * What the weights want to see; `auto` (default) takes Keras's own files (`vgg16_weights_tf_dim_ordering_tf_kernels*.h5` and

@@ -9,11 +9,11 @@ import type { TensorEntry } from "./tensorEntry.js";
 /** A weight file in memory. */
 export interface Weights {
   readonly format: "safetensors" | "pth-zip" | "pth-legacy" | "h5";
-  /** By name; for .pth the path from the saved object, see {@link readPth}; for .h5 see {@link readH5}. */
+  /** By name; for .pth the path from the saved object, see `readPth`; for .h5 see `readH5`. */
   readonly tensors: Map<string, TensorEntry>;
   /** Strings that came with a safetensors file; empty for others. */
   readonly metadata: Record<string, string>;
-  /** The whole saved object of a .pth, see {@link readPth}; undefined for others. */
+  /** The whole saved object of a .pth, see `readPth`; undefined for others. */
   readonly root?: unknown;
 }
 

@@ -38,6 +38,7 @@ export const SCALE_STATE = {
 /** Bytes of the state. */
 export const SCALE_STATE_BYTES = 32;
 
+/** What deciding on a step takes: counts, and Adam's decays for the correction of its start. */
 export interface LossScaleStep {
   /** Steps so far, with this one and the skipped ones. */
   readonly steps: number;

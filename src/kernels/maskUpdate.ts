@@ -27,6 +27,7 @@ import { CONV_PARAMS, convOutputSize, convParams, type ConvShape } from "./shape
 /** Which implementation's layer: they differ in ratio, mask update and what the bias does in holes. */
 export type PConvConvention = "paper" | "pytorch" | "keras";
 
+/** What {@link maskUpdate} is compiled for. */
 export interface MaskUpdateSpec {
   readonly convention: PConvConvention;
   /** The layer has a bias; only `paper` with fractional masks depends on it. */
@@ -96,6 +97,7 @@ ${QUOTIENT}${linearMain(
 `,
 });
 
+/** What {@link maskUpdate} reads and writes. */
 export interface MaskUpdateBuffers {
   readonly mask: Storage;
   readonly weight: Storage;

@@ -18,6 +18,7 @@ import { forEachTap } from "./pconvForward.js";
 import type { ConvShape } from "./shape.js";
 import type { PixelMask } from "./slabs.js";
 
+/** What {@link pconvBackwardInput} reads and writes. */
 export interface PConvBackwardInputBuffers {
   readonly dy: Storage;
   readonly weightT: Storage;

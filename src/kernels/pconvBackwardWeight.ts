@@ -18,6 +18,7 @@ import { forEachTap } from "./pconvForward.js";
 import type { ConvShape } from "./shape.js";
 import type { PixelMask } from "./slabs.js";
 
+/** What {@link pconvBackwardWeight} reads and writes. */
 export interface PConvBackwardWeightBuffers {
   readonly x: Storage;
   readonly dy: Storage;

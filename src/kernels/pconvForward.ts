@@ -18,6 +18,7 @@ import { type ConvAlgorithm, convolve } from "./conv/engine.js";
 import { convOutputSize, type ConvShape } from "./shape.js";
 import type { PixelMask } from "./slabs.js";
 
+/** What {@link pconvForward} reads and writes. */
 export interface PConvForwardBuffers {
   readonly x: Storage;
   readonly weight: Storage;

@@ -16,6 +16,7 @@ import type { Storage } from "../gpu/pool.js";
 import { type ActivationShape, vec4s } from "./shape.js";
 import { partialCount, reduceScalar } from "./reduceScalar.js";
 
+/** Pairs of neighbours that are counted: all, those inside the hole, or those of the product with the mask. */
 export type TvRegion = "all" | "inside" | "product";
 
 const PARAMS = {

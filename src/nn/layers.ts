@@ -14,7 +14,8 @@ import { Rng } from "../pconv/rng.js";
 import { Counter, Module } from "./module.js";
 import { Parameter } from "./parameter.js";
 
-type Pair = number | readonly [number, number];
+/** A number for both directions, or [height, width]. */
+export type Pair = number | readonly [number, number];
 const pair = (v: Pair): readonly [number, number] => (typeof v === "number" ? [v, v] : v);
 
 /** Options of PyTorch's `Conv2d`; pairs are [height, width]. */
@@ -203,6 +204,7 @@ export class BatchNorm2d extends Module {
     return { tensors, options };
   }
 
+  /** Normalises [N,H,W,C]; with a mask, as `statistics` and `holes` say. */
   forward(tape: Tape, x: Tensor, mask: Mask | null = null): Tensor {
     const { tensors, options } = this.next();
     return batchNorm(tape, x, mask, tensors, options);

@@ -8,11 +8,13 @@ export type StateTensor =
   | { readonly dtype: "F32"; readonly shape: readonly number[]; readonly values: Float32Array }
   | { readonly dtype: "I64"; readonly shape: readonly number[]; readonly values: BigInt64Array };
 
+/** Tensors by name, as {@link Module.stateDict} gives them. */
 export type StateDict = Map<string, StateTensor>;
 
 /** What `loadStateDict` accepts: anything that gives floats and a shape, such as an entry of a weight file. */
 export interface LoadableTensor {
   readonly shape: readonly number[];
+  /** Its values, row by row, in PyTorch's layout. */
   toFloat32(): Float32Array;
 }
 

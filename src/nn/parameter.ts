@@ -52,6 +52,7 @@ export class Parameter extends Tensor {
     return this.torchShape.length === 4 ? deviceToOihw(device, this.torchShape) : unpadChannels(device, this.size);
   }
 
+  /** Gives the device memory of values and gradient back. */
   override free(): void {
     this.grad?.free();
     this.grad = null;

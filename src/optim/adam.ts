@@ -8,6 +8,7 @@ import type { LoadableTensor, StateDict } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
 import type { LossScaler } from "./lossScaler.js";
 
+/** Options of {@link Adam}. */
 export interface AdamConfig {
   readonly lr: number;
   readonly betas?: readonly [number, number];

@@ -79,6 +79,7 @@ export class Ema {
     });
   }
 
+  /** Frees the averages; the parameters stay. */
   free(): void {
     for (const { average } of this.slots) this.gpu.free(average);
   }

@@ -18,6 +18,7 @@ import {
 } from "../kernels/lossScale.js";
 import type { LoadableTensor, StateDict } from "../nn/module.js";
 
+/** Options of {@link LossScaler}. */
 export interface LossScalerConfig {
   /** First scale; default 65536. */
   readonly initialScale?: number;
@@ -95,6 +96,7 @@ export class LossScaler {
     return () => this.restore(progress);
   }
 
+  /** Frees the scale and its state. */
   free(): void {
     this.scale.free();
     this.gpu.free(this.state);

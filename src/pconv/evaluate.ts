@@ -38,7 +38,10 @@ export class MaskBins {
   /** @param pictures how many pictures there will be */
   constructor(private readonly pictures: number) {}
 
-  /** @param mask at the evaluated size; add masks in the order of their names */
+  /**
+   * Puts a mask into its bin; add masks in the order of their names.
+   * @param mask at the evaluated size
+   */
   add(mask: MaskPicture, name: string): void {
     this.total++;
     const bin = holeBin(holeRatio(mask));
@@ -74,7 +77,7 @@ export interface FillMethod {
 export interface Quality {
   /** Mean absolute difference in percent of the range. */
   readonly l1: number;
-  /** dB, peak 1, at most {@link LARGEST_PSNR}. */
+  /** dB, peak 1, at most `LARGEST_PSNR`. */
   readonly psnr: number;
   readonly ssim: number;
   /** Distance by VGG features, where one was asked for. */

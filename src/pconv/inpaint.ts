@@ -8,6 +8,7 @@ import type { MaskPicture, Picture } from "./picture.js";
 import { inRim, listTiles, planTiles, type Tile, type TilePlan } from "./tiles.js";
 import type { PConvUNet } from "./unet.js";
 
+/** What {@link inpaint} gives. */
 export interface Inpainted {
   /** The picture with its holes filled; pixels outside the hole are the input's, bit by bit. */
   readonly image: Picture;
@@ -27,6 +28,7 @@ export interface InpaintProgress {
   readonly total: number;
 }
 
+/** Options of {@link inpaint}. */
 export interface InpaintOptions {
   /**
    * Pictures with a longer side are filled tile by tile, each a square of this many pixels; default {@link defaultTile}.

@@ -2,8 +2,10 @@
 
 /** How the rate goes on after the warm-up: it stays, or falls to nothing along half a cosine or a line. */
 export const LR_SCHEDULES = ["constant", "cosine", "linear"] as const;
+/** One of {@link LR_SCHEDULES}. */
 export type LrSchedule = (typeof LR_SCHEDULES)[number];
 
+/** How the learning rate goes over a run; see {@link learningRate}. */
 export interface LearningRate {
   readonly schedule: LrSchedule;
   /** Highest rate. */

@@ -23,10 +23,12 @@ import type { Mask, Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
 import type { Vgg, VggFeatures } from "./vgg.js";
 
+/** Whose form of the loss; see {@link InpaintingLoss}. */
 export type LossVariant = "paper" | "pytorch" | "keras" | "nvidia";
 
 /** Names of the terms; `nvidia` has its one L1 term under `valid`, and no hole, styleComp and tv. */
 export const LOSS_TERMS = ["valid", "hole", "perceptual", "styleOut", "styleComp", "tv"] as const;
+/** One of {@link LOSS_TERMS}. */
 export type LossTerm = (typeof LOSS_TERMS)[number];
 
 /** Factors of the terms (Liu et al. 2018, eq. 7). */
@@ -39,6 +41,7 @@ export const LOSS_WEIGHTS: Readonly<Record<LossTerm, number>> = {
   tv: 0.1,
 };
 
+/** Options of {@link InpaintingLoss}. */
 export interface InpaintingLossConfig {
   readonly variant?: LossVariant;
   /** The loss network; without it the perceptual and style terms are left out. */
@@ -49,6 +52,7 @@ export interface InpaintingLossConfig {
   readonly normalized?: boolean;
 }
 
+/** What {@link InpaintingLoss.forward} records. */
 export interface InpaintingLossResult {
   readonly total: Tensor;
   /** Unweighted terms, scalars; those that the configuration leaves out are absent. */
@@ -84,6 +88,7 @@ export class InpaintingLoss {
   }
 
   /**
+   * Records the loss and its terms.
    * @param output the network's image, [N,H,W,3]
    * @param gt the true image, [N,H,W,3]; a constant
    * @param mask [N or 1,H,W], 1 = valid

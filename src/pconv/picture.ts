@@ -38,5 +38,6 @@ export interface PictureSource {
 export interface MaskSource {
   readonly description: string;
   readonly length: number;
+  /** A `size` x `size` mask. */
   sample(seed: number, index: number, size: number): Promise<MaskPicture>;
 }

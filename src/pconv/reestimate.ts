@@ -17,6 +17,7 @@ import { BatchNorm2d } from "../nn/layers.js";
 import type { MaskSource, PictureSource } from "./picture.js";
 import type { PConvUNet } from "./unet.js";
 
+/** Options of {@link reestimateStatistics}. */
 export interface ReestimateOptions {
   readonly model: PConvUNet;
   readonly images: PictureSource;
@@ -26,6 +27,7 @@ export interface ReestimateOptions {
   readonly batchSize: number;
   readonly seed: number;
   readonly batches: number;
+  /** Called after every batch. */
   readonly onProgress?: (done: number, all: number) => void;
   /** Asked before every batch; true ends it, and everything stays as it was. */
   readonly stopped?: () => boolean;

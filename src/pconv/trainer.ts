@@ -15,6 +15,7 @@ import { Prefetcher } from "./prefetch.js";
 import { NotFiniteFinder } from "./notFinite.js";
 import type { FrozenBatchNorm, PConvUNet } from "./unet.js";
 
+/** What a {@link Trainer} trains, on what, and how. */
 export interface TrainerConfig {
   readonly model: PConvUNet;
   readonly loss: InpaintingLoss;

@@ -22,6 +22,7 @@ const SAME = { stride: [1, 1], padding: [1, 1], dilation: [1, 1] } as const;
 
 export type VggArchitecture = keyof typeof BLOCKS;
 
+/** What the loss compares: the results of VGG's first three poolings. */
 export interface VggFeatures {
   readonly pool1: Tensor;
   readonly pool2: Tensor;

@@ -3,6 +3,7 @@ import { l1Backward, l1Forward, type L1Region } from "../../kernels/l1.js";
 import type { Tape } from "../tape.js";
 import { type Mask, shapeText, type Tensor } from "../tensor.js";
 
+/** Options of {@link l1}. */
 export interface L1OpOptions {
   /** What the sum is multiplied with; 1 / (number of elements) makes it a mean. */
   readonly factor: number;

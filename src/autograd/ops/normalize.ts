@@ -7,6 +7,7 @@ import { vec4s } from "../../kernels/shape.js";
 import type { Tape } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 
+/** How batch norm takes its statistics, and what it does in holes. */
 export interface BatchNormOptions {
   readonly eps: number;
   /** Share of the batch in the running statistics (PyTorch's momentum). */
@@ -21,6 +22,7 @@ export interface BatchNormOptions {
   readonly holes: "zero" | "keep";
 }
 
+/** Parameters and running statistics of batch norm, each [1,1,1,c]. */
 export interface BatchNormTensors {
   readonly gamma: Tensor;
   readonly beta: Tensor;

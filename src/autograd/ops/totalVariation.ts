@@ -4,6 +4,7 @@ import type { Tape } from "../tape.js";
 import type { Mask } from "../tensor.js";
 import { type Tensor } from "../tensor.js";
 
+/** Options of {@link totalVariation}. */
 export interface TotalVariationOpOptions {
   readonly region: TvRegion;
   /** The region R (1 inside); `all` needs none. */

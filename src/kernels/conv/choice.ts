@@ -13,6 +13,7 @@ import { type WorkgroupSpec, workgroupLayout } from "./workgroup.js";
 
 /** `simple` is what the others are checked against. */
 export const CONV_BACKENDS = ["simple", "register", "subgroup", "workgroup", "matrix"] as const;
+/** A form of the convolution: where its sums stand while they grow. */
 export type ConvBackend = (typeof CONV_BACKENDS)[number];
 
 /** A backend with everything that specialises it. */

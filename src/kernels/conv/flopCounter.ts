@@ -12,6 +12,7 @@ import { convOutputSize, type ConvShape } from "../shape.js";
 import { type Direction, GATHER_NUMBERING, GATHER_ORDER, GATHER_PARAMS, type gatherParams } from "./gather.js";
 import type { PixelMask } from "../slabs.js";
 
+/** Floating-point operations of convolutions, a multiply-add as two. */
 export interface Flops {
   /** Of the plain layers, as everybody counts them: every tap of every output, in holes and beyond the border too. */
   readonly textbook: number;
@@ -69,7 +70,7 @@ export class FlopCounter {
     this.sums.set(kernel, sum);
   }
 
-  /** See {@link counted}. */
+  /** See `counted`. */
   within(kernel: string, textbook: number, directShare: number, run: () => void): void {
     const outer = this.scope;
     if (!outer) this.add(kernel, { textbook });

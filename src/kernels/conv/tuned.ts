@@ -4,6 +4,7 @@ import { vec4s } from "../shape.js";
 import type { GatherCall, GatherChoice, WeightCall, WeightChoice } from "./choice.js";
 import { gatherSize } from "./gather.js";
 
+/** One convolution pass that can be tuned: its geometry. */
 export type ConvCall = ({ readonly pass: "gather" } & GatherCall) | ({ readonly pass: "weight" } & WeightCall);
 
 /** Powers of two apart: sizes that differ by less get the same choice, or every photo would be tuned for. */

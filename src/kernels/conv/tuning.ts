@@ -40,8 +40,10 @@ const BETTER = 0.97;
 /** Milliseconds of work before the first timing: GPUs at rest run at low clocks. */
 const WARM_UP_MS = 200;
 
+/** Measure where the adapter is a real GPU and nothing is known, never, or always. */
 export type TuneMode = "auto" | "off" | "force";
 
+/** Options of tuning. */
 export interface TuneOptions {
   /** Keeps the measurements between runs; absent: this GPU object only. */
   readonly store?: TuningStore | undefined;
@@ -53,6 +55,7 @@ export interface TuneOptions {
   readonly onWarning?: (message: string) => void;
 }
 
+/** What tuning has done. */
 export interface TuneReport {
   /** Classes measured now, and classes taken from the store or an earlier call. */
   readonly measured: number;
