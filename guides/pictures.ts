@@ -13,7 +13,7 @@ export interface GuideOptions {
 }
 
 /** How pictures are written: few colours, a third of the bytes, and no difference to the eye in pictures this small. */
-const FEW_COLOURS = { palette: true, quality: 70, dither: 0, effort: 10 };
+const FEW_COLOURS = { palette: true, quality: 55, dither: 0, effort: 10 };
 
 async function save({ out }: GuideOptions, name: string, png: Buffer): Promise<void> {
   await mkdir(out, { recursive: true });
