@@ -119,7 +119,7 @@ export async function run(o: GuideOptions): Promise<void> {
   const series = [smoothed("default", ours.losses, width), smoothed("original", original.losses, width)];
   const axes = { title: `Training loss, mean of ${width} steps`, x: "step", y: "loss" };
   const marks = [{ x: steps.first, label: "stage 2" }];
-  await saveChart(o, "4-loss", lineChart(axes, series, { log: true, marks }));
+  await saveChart(o, "4-loss", lineChart(axes, series, { marks }));
   const rows = await Promise.all(
     times(SHOWN, async (i) => {
       const [truth, mask] = [await images.sample(TEST_SEED, i, SIZE), await masks.sample(TEST_SEED, i, SIZE)];
