@@ -112,9 +112,11 @@ describe("interruptions", () => {
     expect(await checkpoints("unread")).toHaveLength(1);
   });
 
-  it("finetuning keeps the encoder's running statistics and trains the weights", async () => {
+  it("finetuning as the references do keeps the encoder's running statistics and trains everything else", async () => {
     const before = await tensors("drawn", STEPS, "model.safetensors");
-    const after = await tensors("finetune", STEPS, "model.safetensors");
+    const original = ["--freeze", "encoder", "--freeze-statistics", "running"];
+    expect((await train(...SMALL, ...finetune, ...INTERVALS, ...original, "--out", "original")).code).toBe(0);
+    const after = await tensors("original", STEPS, "model.safetensors");
     let kept = 0;
     for (const [name, tensor] of after) {
       const [got, want] = [tensor.toFloat32(), before.get(name)!.toFloat32()];
@@ -124,5 +126,17 @@ describe("interruptions", () => {
       if (frozen) kept++;
     }
     expect(kept).toBe(6); // levels 2 and 3 have batch norm
+  });
+
+  it("finetuning takes the statistics anew before the first step, and keeps them", async () => {
+    const before = await tensors("drawn", STEPS, "model.safetensors");
+    const [early, late] = await Promise.all(
+      [STEPS - 2, STEPS].map((step) => tensors("finetune", step, "model.safetensors")),
+    );
+    const values = (of: typeof before, name: string) => [...of.get(name)!.toFloat32()];
+    for (const name of [...before.keys()].filter((n) => n.includes(".running_"))) {
+      expect(values(late, name), name).not.toEqual(values(before, name));
+      expect(values(late, name), name).toEqual(values(early, name));
+    }
   });
 });
