@@ -8,7 +8,7 @@ import { readBytes, writeWhole } from "../src/io/files.js";
 import { type TensorToWrite, writeSafetensors } from "../src/io/safetensors.js";
 import { vggConventionOf } from "../src/io/vggFile.js";
 import { readWeights, type Weights } from "../src/io/weights.js";
-import type { LoadableTensor } from "../src/nn/module.js";
+import { countOf, type LoadableTensor } from "../src/nn/module.js";
 import { type UNetConfig, unetTensorShapes } from "../src/pconv/unet.js";
 import { onnxFile } from "../src/pconv/unetOnnx.js";
 import { portFile } from "../src/pconv/unetPort.js";
@@ -61,8 +61,7 @@ function convertUNet(weights: Weights, found: UNetWeights, to: Target): Conversi
   const own = () => {
     const tensors = [...state].map(([name, tensor]): [string, TensorToWrite] => {
       if (!counters.includes(name)) return [name, floats(tensor)];
-      const count = BigInt(Math.trunc(tensor.toFloat64()[0] ?? 0));
-      return [name, { dtype: "I64", shape: [], values: BigInt64Array.of(count) }];
+      return [name, { dtype: "I64", shape: [], values: BigInt64Array.of(countOf(tensor)) }];
     });
     return writeSafetensors(tensors, unetMetadata(config));
   };
@@ -93,7 +92,7 @@ function convertOther(weights: Weights, convention: VggConvention, where: string
     return { file: writeSafetensors(all, weights.metadata), report };
   }
   const converted = convention === "caffe" ? vggFromCaffe(vgg, where) : { tensors: vgg, inputShift: null };
-  const written = [...foldInputShift(converted)].map(([name, tensor]) => [name, floats(tensor)] as const);
+  const written = [...foldInputShift(converted, where)].map(([name, tensor]) => [name, floats(tensor)] as const);
   const taken = new Set([...vgg.values()]);
   const skipped = [...tensors].filter(([, t]) => !taken.has(t)).map(([name]) => ({ name, why: "not part of the VGG" })); // prettier-ignore
   const notes =

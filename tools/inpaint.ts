@@ -5,9 +5,10 @@ import sharp from "sharp";
 import { GpuError, UserError } from "../src/errors.js";
 import { defaultTile } from "../src/pconv/inpaint.js";
 import { integer } from "./command.js";
+import { showingDownloads } from "./downloadProgress.js";
 import { type Filled, fillFile } from "./inpaint/fillFile.js";
 import type { MaskOptions } from "./inpaint/fitMask.js";
-import { checkNotInput, existingResult, type Job, listJobs } from "./inpaint/jobs.js";
+import { checkNotInput, existingResult, inputsOf, type Job, listJobs } from "./inpaint/jobs.js";
 import { Progress } from "./progress.js";
 
 /** A shell's code for a program that was interrupted: 128 and SIGINT's 2. */
@@ -40,11 +41,12 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
     );
   }
   const jobs = await listJobs(inputs, o.mask, o.out);
+  const taken = inputsOf(jobs);
   const work: Job[] = [];
   let skipped = 0;
   for (const job of jobs) {
     const existing = existingResult(job);
-    if (existing !== undefined) checkNotInput(existing, jobs);
+    if (existing !== undefined) checkNotInput(existing, taken);
     if (existing === undefined || o.force) {
       work.push(job);
       continue;
@@ -64,20 +66,22 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
   ]);
   const gpu = await openGpu();
   console.error(`adapter: ${gpu.adapter.name}`);
-  // A file's size tells best how long it takes, short of opening it.
-  const sizes = await Promise.all(work.map(async ({ image }) => (await stat(image)).size));
-  const progress = new Progress(sizes.reduce((sum, size) => sum + size, 0));
+  let progress: Progress | undefined;
   let [done, failed] = [0, 0];
   try {
-    const model = await loadUNet(gpu, o.weights);
+    const weights = o.weights;
+    const model = await showingDownloads((onProgress) => loadUNet(gpu, weights, { onProgress }));
+    // A file's size tells best how long it takes, short of opening it. One that is gone by now fails when it is its turn.
+    const sizes = await Promise.all(work.map(({ image }) => stat(image).then((s) => Math.max(1, s.size), () => 1))); // prettier-ignore
+    const bar = (progress = new Progress(sizes.reduce((sum, size) => sum + size, 0)));
     const tile = o.tile ?? defaultTile(model);
-    if (!o.json) progress.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
+    if (!o.json) bar.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
     for (const [i, job] of work.entries()) {
       if (stop.signal.aborted) break;
-      progress.at(job.image);
+      bar.at(job.image);
       let share = 0;
       const advance = (to: number): void => {
-        if (to > share) progress.advance((to - share) * sizes[i]);
+        if (to > share) bar.advance((to - share) * sizes[i]);
         share = to;
       };
       try {
@@ -86,23 +90,23 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
           tile,
           signal: stop.signal,
           onProgress: advance,
-          checkOut: (out) => checkNotInput(out, jobs),
+          checkOut: (out) => checkNotInput(out, taken),
         });
         done++;
-        progress.print(o.json ? JSON.stringify({ status: "done", ...filled }) : describe(filled));
+        bar.print(o.json ? JSON.stringify({ status: "done", ...filled }) : describe(filled));
       } catch (error) {
         if (stop.signal.aborted) break;
         // One picture: its error is the command's. A device that is lost fails for all.
         if (jobs.length === 1 || !(error instanceof UserError) || error instanceof GpuError) throw error;
         failed++;
-        if (o.json) progress.print(JSON.stringify({ status: "failed", image: job.image, error: error.message }));
-        else progress.print(`${job.image}: failed`);
+        if (o.json) bar.print(JSON.stringify({ status: "failed", image: job.image, error: error.message }));
+        else bar.print(`${job.image}: failed`);
         console.error(error.message);
       }
       advance(1);
     }
   } finally {
-    progress.stop();
+    progress?.stop();
     stop.close();
     gpu.close();
   }

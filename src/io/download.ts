@@ -86,7 +86,7 @@ export async function cachedDownload(url: string, options: DownloadOptions = {})
   const path = join(folder, `${key}-${wanted.name}`);
   if (await isFile(path)) {
     if (wanted.sha256 === null || (await digestOf(path)).startsWith(wanted.sha256)) return path;
-    await rm(path, { force: true });
+    // It stays until another one is there in its place: the digest may be mistyped.
   }
   const partial = `${path}.partial-${process.pid}-${Math.random().toString(36).slice(2, 8)}`;
   try {

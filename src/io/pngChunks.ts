@@ -50,6 +50,8 @@ export interface PictureMetadata {
   readonly icc?: Buffer;
   /** EXIF block; in JPEG files it begins with `Exif\0\0`. */
   readonly exif?: Buffer;
+  /** Of files that keep it elsewhere, such as TIFF; used where there is no EXIF block. */
+  readonly orientation?: number;
   readonly xmp?: Buffer;
   /** Pixels per inch. */
   readonly density?: number;
@@ -60,7 +62,7 @@ const UNKNOWN_DENSITY = 72;
 const METRES_PER_INCH = 0.0254;
 
 /** Chunks that keep the same in a PNG file. */
-export function metadataChunks({ icc, exif, xmp, density }: PictureMetadata): PngChunk[] {
+export function metadataChunks({ icc, exif, orientation = 1, xmp, density }: PictureMetadata): PngChunk[] {
   const chunks: PngChunk[] = [];
   const add = (type: string, ...parts: readonly (string | Uint8Array)[]): void => {
     const body = Buffer.concat(parts.map((p) => (typeof p === "string" ? Buffer.from(p, "latin1") : p)));
@@ -73,8 +75,22 @@ export function metadataChunks({ icc, exif, xmp, density }: PictureMetadata): Pn
     add("pHYs", body);
   }
   if (exif) add("eXIf", tiffOfExif(exif));
+  else if (orientation !== 1) add("eXIf", orientationAlone(orientation));
   if (xmp) add("iTXt", "XML:com.adobe.xmp\0\0\0\0\0", xmp);
   return chunks;
+}
+
+/** An EXIF block with an orientation and nothing else: a TIFF header, and a directory of one entry. */
+function orientationAlone(orientation: number): Buffer {
+  const block = Buffer.alloc(26); // ends with 0: no further directory
+  block.write("MM\0*", 0, "latin1");
+  block.writeUInt32BE(8, 4); // where the directory is
+  block.writeUInt16BE(1, 8);
+  block.writeUInt16BE(0x0112, 10);
+  block.writeUInt16BE(3, 12); // one 16-bit number
+  block.writeUInt32BE(1, 14);
+  block.writeUInt16BE(orientation, 18);
+  return block;
 }
 
 const tiffOfExif = (exif: Buffer): Buffer => (exif.toString("latin1", 0, 6) === "Exif\0\0" ? exif.subarray(6) : exif);

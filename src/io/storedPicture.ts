@@ -175,7 +175,7 @@ async function readOther(bytes: Buffer, path: string): Promise<StoredPicture> {
     // A copy: 16-bit samples must be aligned, and a Buffer is not an ordinary array.
     samples: space.depth === 16 ? new Uint16Array(Uint8Array.from(raw).buffer) : new Uint8Array(raw),
     orientation,
-    chunks: metadataChunks({ icc, exif, xmp, density }),
+    chunks: metadataChunks({ icc, exif, orientation, xmp, density }),
     metadata: { icc, xmp },
     palette: null,
     key: null,

@@ -5,7 +5,7 @@
  *   running mean += momentum * d,                                        d = mean - running mean
  *   running var  += momentum * (var * count / (count - 1) - running var)     + between * momentum * (1 - momentum) * d^2
  *
- * With \`between\` 0 the running variance is the mean of the batches' own (PyTorch's); with 1 it is that of all pixels of all batches, by
+ * With `between` 0 the running variance is the mean of the batches' own (PyTorch's); with 1 it is that of all pixels of all batches, by
  * the law of total variance. The former is too small where pictures differ more than the pixels of one: with one picture to
  * a batch, at the bottom of a U-Net, it is next to nothing, and at 1x1 exactly zero.
  *

@@ -23,6 +23,12 @@ export class Counter {
   value = 0;
 }
 
+/** The number of a saved {@link Counter}. Nothing depends on it, so one that is missing or damaged is 0. */
+export function countOf(tensor: LoadableTensor | undefined): bigint {
+  const value = Math.trunc(tensor?.toFloat32()[0] ?? 0);
+  return Number.isSafeInteger(value) && value >= 0 ? BigInt(value) : 0n;
+}
+
 /**
  * Base of all layers. Properties that are parameters, counters or modules are found by themselves and named by the property,
  * as in PyTorch; a module with lists of children overrides {@link children}.
@@ -108,7 +114,7 @@ export abstract class Module {
       }
     }
     for (const [name, parameter] of wanted) parameter.set(state.get(name)!.toFloat32());
-    for (const [name, counter] of counters) counter.value = Math.trunc(state.get(name)?.toFloat32()[0] ?? 0);
+    for (const [name, counter] of counters) counter.value = Number(countOf(state.get(name)));
   }
 
   /** Frees every parameter and buffer; the module cannot be used afterwards. */

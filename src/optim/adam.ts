@@ -1,6 +1,7 @@
 /** Adam (Kingma & Ba 2015) in the form of torch.optim.Adam. */
 import { FormatError } from "../errors.js";
 import { adam } from "../kernels/adam.js";
+import { GUARD_BYTES } from "../kernels/lossGuard.js";
 import { gradientNorm } from "../kernels/gradientNorm.js";
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
@@ -15,7 +16,7 @@ export interface AdamConfig {
   readonly eps?: number;
   /** Given: the gradients are those of the loss times its scale; steps whose gradients overflow are skipped. Adam frees it. */
   readonly scaler?: LossScaler | undefined;
-  /** Gradients whose norm, taken over all parameters, is larger are scaled down to it (torch's clip_grad_norm_). Needs a guard. */
+  /** Gradients whose norm, taken over all parameters, is larger are scaled down to it (torch's clip_grad_norm_). */
   readonly maxGradNorm?: number | undefined;
 }
 
@@ -37,6 +38,8 @@ export class Adam {
   readonly gradNorm: Storage;
   private readonly gpu: Gpu;
   private readonly maxGradNorm: number | null;
+  /** Where the clipping factor goes when no guard is given. */
+  private readonly ownGuard: Storage | undefined;
   private readonly slots: readonly Slot[];
   private readonly betas: readonly [number, number];
   private readonly eps: number;
@@ -49,6 +52,10 @@ export class Adam {
     this.maxGradNorm = config.maxGradNorm ?? null;
     this.gpu = parameters[0][1].gpu;
     this.gradNorm = this.gpu.alloc(16, "gradient norm");
+    if (this.maxGradNorm !== null) {
+      this.ownGuard = this.gpu.alloc(GUARD_BYTES, "own guard");
+      this.gpu.write(this.ownGuard, new Uint32Array(GUARD_BYTES / 4));
+    }
     this.slots = parameters.map(([name, parameter]) => {
       const zeros = () => {
         const storage = parameter.gpu.alloc(parameter.storage.bytes, `adam ${name}`);
@@ -65,7 +72,7 @@ export class Adam {
    * here when the gradients are not finite
    * @param number of the step, for the guard
    */
-  step(guard?: Storage, number = this.steps + 1): void {
+  step(guard = this.ownGuard, number = this.steps + 1): void {
     this.steps++;
     const { gpu, scaler, maxGradNorm } = this;
     const [beta1, beta2] = this.betas;
@@ -154,6 +161,7 @@ export class Adam {
     this.zeroGrad();
     this.scaler?.free();
     this.gpu.free(this.gradNorm);
+    if (this.ownGuard) this.gpu.free(this.ownGuard);
     for (const { parameter, m, v } of this.slots) {
       parameter.gpu.free(m);
       parameter.gpu.free(v);

@@ -93,6 +93,8 @@ export class Trainer {
   /** Steps taken. */
   step = 0;
   private frozen: FrozenBatchNorm;
+  /** Batches of steps that a bad loss undid: pictures go on after them. */
+  private ahead = 0;
   private prefetcher: Prefetcher<Sample> | null = null;
   /** Set by the device at the first loss that is not finite. */
   private readonly guard: Storage;
@@ -132,7 +134,11 @@ export class Trainer {
   /** The next batch as [n,h,w,3] values and [n,h,w] masks. */
   private async batch(): Promise<{ pixels: Float32Array; valid: Float32Array }> {
     const { batchSize, prefetch = 2 * batchSize } = this.config;
-    this.prefetcher ??= new Prefetcher((i) => this.sample(i), this.step * batchSize, Math.max(1, prefetch));
+    this.prefetcher ??= new Prefetcher(
+      (i) => this.sample(i),
+      (this.step + this.ahead) * batchSize,
+      Math.max(1, prefetch),
+    );
     const samples: Sample[] = [];
     while (samples.length < batchSize) samples.push(await this.prefetcher.next());
     return this.stack(samples);
@@ -278,10 +284,15 @@ export class Trainer {
       );
     }
     if (!bad) return;
-    this.optimizer.steps -= this.step - (bad.step - 1);
+    const undone = this.step - (bad.step - 1);
+    this.optimizer.steps -= undone;
     this.step = bad.step - 1;
-    const first = await this.firstBadTensor(bad.step);
+    if (this.plan) this.config.model.gpu.dropPlan(this.plan); // the search needs its memory
+    this.plan = null;
+    // The search only says more: whatever hinders it, such as full memory, must not hide what it was for.
+    const first = await this.firstBadTensor(bad.step).catch(() => null);
     this.clearGuard();
+    this.ahead += undone;
     const what = bad.what === "loss" ? "loss, got total" : "gradient, got a norm";
     throw new UserError(
       `step ${bad.step}`,
@@ -296,7 +307,7 @@ export class Trainer {
     const found = new NotFiniteFinder(model);
     try {
       const samples = await Promise.all(
-        Array.from({ length: batchSize }, (_, i) => this.sample((step - 1) * batchSize + i)),
+        Array.from({ length: batchSize }, (_, i) => this.sample((step - 1 + this.ahead) * batchSize + i)),
       );
       const { pixels, valid } = this.stack(samples);
       if (!pixels.every(Number.isFinite)) return "a training picture";

@@ -1,7 +1,7 @@
 /** The U-Net as a state dict of naoto0804's PyTorch port. */
 import { UserError } from "../errors.js";
 import { type TensorToWrite, writeSafetensors } from "../io/safetensors.js";
-import type { LoadableTensor } from "../nn/module.js";
+import { countOf, type LoadableTensor } from "../nn/module.js";
 import { decoderChannels, type PConvUNet, type UNetConfig } from "./unet.js";
 import { stateOf } from "./unetWeights.js";
 
@@ -61,7 +61,7 @@ export function portTensors(
       const values = tensor.toFloat32().map((v) => v + offset);
       tensors.set(`${block}.bn.${name}`, floats(tensor.shape, values));
     }
-    const count = BigInt(Math.trunc(state.get(`${block}.bn.num_batches_tracked`)?.toFloat32()[0] ?? 0));
+    const count = countOf(state.get(`${block}.bn.num_batches_tracked`));
     tensors.set(`${block}.bn.num_batches_tracked`, { dtype: "I64", shape: [], values: BigInt64Array.of(count) });
   };
   for (let level = 1; level <= depth; level++) {

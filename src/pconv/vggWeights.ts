@@ -84,10 +84,17 @@ export function vggFromCaffe(tensors: ReadonlyMap<string, LoadableTensor>, where
  * The same weights without a shift of the input, for files that others read: the shift goes into the first layer's bias, which
  * is exact but for the outermost pixels of conv1_1, where the padding's zeros are then worth 0 instead of the shift.
  */
-export function foldInputShift({ tensors, inputShift }: VggWeights): ReadonlyMap<string, LoadableTensor> {
+export function foldInputShift(
+  { tensors, inputShift }: VggWeights,
+  where: string,
+): ReadonlyMap<string, LoadableTensor> {
   if (inputShift === null) return tensors;
   const weight = tensors.get(FIRST)!;
-  const bias = tensors.get("features.0.bias")!;
+  const bias = tensors.get("features.0.bias");
+  if (bias?.shape.join() !== String(weight.shape[0])) {
+    const got = bias?.shape.join("x") ?? "none";
+    throw new FormatError(where, `expected features.0.bias of ${weight.shape[0]} values, got ${got}`, help);
+  }
   const taps = weight.shape[2] * weight.shape[3];
   const toFloat32 = () => {
     const values = weight.toFloat32();

@@ -1,4 +1,4 @@
-/** The ONNX graph as a file: what a reader of protobuf finds in it. That it computes rightly is shown in test/gpu/onnx.test.ts. */
+/** The ONNX graph as a file: what a reader of protobuf finds in it. That it computes rightly is shown in test/gpu/unetExport.test.ts. */
 import { describe, expect, it } from "vitest";
 import { encodeOnnx } from "../../src/io/onnxModel.js";
 import { type UNetConfig, unetConfig, unetTensorShapes } from "../../src/pconv/unet.js";

@@ -246,3 +246,10 @@ describe.runIf(existsSync(odd))("the photos of all kinds", () => {
     },
   );
 });
+
+it("keeps the orientation of a TIFF, which has it outside of EXIF", async () => {
+  const turned = await stored("turned.tif", noise(3).withMetadata({ orientation: 6 }).tiff().toBuffer());
+  expect(turned.orientation).toBe(6);
+  const png = await encodeStored(turned, "png");
+  expect((await sharp(png).metadata()).orientation).toBe(6);
+});

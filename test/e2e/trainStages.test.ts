@@ -113,6 +113,15 @@ it("mixes drawn images and masks into those of folders", async () => {
   expect(code).toBe(0);
 });
 
+it("a run of one stage takes nothing of the second when it is resumed", async () => {
+  expect((await train(...SMALL, "--no-vgg", "--steps", "1", "--out", "one")).code).toBe(0);
+  const { code, stderr } = await train("--resume", "--out", "one", "--finetune-steps", "5");
+  expect(stderr.split("\n")[0]).toBe(
+    "--finetune-steps 5: expected it with a run of --stages both, got one of --stage train",
+  );
+  expect(code).toBe(2);
+});
+
 describe("refusals", () => {
   const cases: [string, string[], RegExp][] = [
     ["both forms", ["--stage", "train", "--stages", "both"], /^--stages: expected only one of --stage and --stages/],

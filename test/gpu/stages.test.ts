@@ -1,5 +1,8 @@
 /** The second stage and what leads to it: statistics taken anew, freezing in mid-run, averaged weights, schedules. */
 import { describe, expect, it } from "vitest";
+import { Tensor } from "../../src/autograd/tensor.js";
+import { Parameter } from "../../src/nn/parameter.js";
+import { Adam } from "../../src/optim/adam.js";
 import { BatchNorm2d } from "../../src/nn/layers.js";
 import { DeadLeavesSource } from "../../src/pconv/deadLeaves.js";
 import { learningRate } from "../../src/pconv/learningRate.js";
@@ -175,6 +178,17 @@ describe("a trainer", () => {
         expect(report.gradNorm).toBeGreaterThan(1e-6); // before clipping
       }
     });
+  });
+
+  it("clips without a guard too", async () => {
+    const parameter = new Parameter(gpu(), [4], "p", [0, 0, 0, 0]);
+    const adam = new Adam([["p", parameter]], { lr: 1, betas: [0, 0], eps: 1, maxGradNorm: 1 });
+    parameter.grad = Tensor.from(gpu(), parameter.shape, [0, 3, 0, 4], "gradient");
+    adam.step();
+    const moved = (g: number) => -g / (g + 1); // clipped to 3/5 and 4/5
+    expectClose("p", await parameter.values(), [0, moved(0.6), 0, moved(0.8)], 1e-5, "clip");
+    adam.free();
+    parameter.free();
   });
 
   it("names the first tensor that is not finite", async () => {

@@ -129,6 +129,15 @@ describe("a loss that is not finite", () => {
     await end();
   });
 
+  it("is found in the pictures of its step, the second time too", async () => {
+    const { trainer, end } = makeTrainer(new Spoilt([1, 3]));
+    await trainer.trainStep();
+    await expect(trainer.trainStep()).rejects.toThrow(/step 2: .*not finite is a training picture/);
+    await trainer.trainStep(); // with the third picture
+    await expect(trainer.trainStep()).rejects.toThrow(/step 3: .*not finite is a training picture/);
+    await end();
+  });
+
   it.each(["trainStep", "checkFinite"] as const)("in steps without a report is found by the next %s", async (how) => {
     const { trainer, end } = makeTrainer(new Spoilt([2, 4]));
     await trainer.trainStep({ report: false });

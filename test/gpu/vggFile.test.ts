@@ -142,7 +142,7 @@ describe("loadVgg", () => {
     it("fold the mean into the bias, exact inside and off at the border", async () => {
       const raw = await loadVgg(gpu(), file("raw.safetensors"), { convention: "torchvision" });
       const tensors = readSafetensors(writeSafetensors(scaled), "raw").tensors;
-      const folded = new Vgg(gpu(), foldInputShift(vggFromCaffe(tensors, "raw")));
+      const folded = new Vgg(gpu(), foldInputShift(vggFromCaffe(tensors, "raw"), "raw"));
       const [, want] = (await features(raw, bgr))[0];
       const [, got] = (await features(folded, normalised))[0];
       const scale = want.reduce((a, v) => Math.max(a, Math.abs(v)), 0);

@@ -1,7 +1,7 @@
 /** Which pictures `pconv inpaint` fills, with which masks, and where the results go. */
 import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
-import { basename, dirname, extname, join, relative, resolve } from "node:path";
+import { basename, dirname, extname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UserError } from "../../src/errors.js";
 import { fileError } from "../../src/io/files.js";
 import { listPictures } from "../../src/io/folderList.js";
@@ -52,7 +52,9 @@ export async function listJobs(inputs: readonly string[], masks: string, out: st
       continue;
     }
     folders++;
+    const apart = await foldersApart(input, masks, out);
     for (const image of await listPictures(input)) {
+      if (apart.some((folder) => isBelow(image, folder))) continue;
       // Pictures and masks may share a folder.
       if (MASK_SUFFIX.test(withoutEnding(image)) && resolve(masks) === resolve(input)) continue;
       const folder = out ?? `${resolve(input)}-inpainted`;
@@ -81,6 +83,18 @@ export async function listJobs(inputs: readonly string[], masks: string, out: st
   });
 }
 
+/** Folders of masks and results inside of a folder of pictures: what is in them are no pictures to fill. */
+async function foldersApart(input: string, masks: string, out: string | undefined): Promise<string[]> {
+  const candidates = [...((await isFolder(masks)) ? [masks] : []), ...(out === undefined ? [] : [out])];
+  return candidates.filter((folder) => isBelow(folder, input));
+}
+
+/** Whether a path lies below a folder, and is not the folder itself. */
+function isBelow(path: string, folder: string): boolean {
+  const way = relative(resolve(folder), resolve(path));
+  return way !== "" && way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
+}
+
 /** `photo.jpg` to `photo.inpainted.jpg`. */
 const insertInpainted = (name: string): string => `${withoutEnding(name)}.inpainted${extname(name)}`;
 
@@ -90,12 +104,13 @@ export function existingResult({ out, outFormat }: Job): string | undefined {
   return candidates.find((path) => existsSync(path));
 }
 
+/** All pictures and masks of some jobs, for {@link checkNotInput}. */
+export const inputsOf = (jobs: readonly Job[]): ReadonlySet<string> =>
+  new Set(jobs.flatMap(({ image, mask }) => [resolve(image), ...(typeof mask === "string" ? [resolve(mask)] : [])]));
+
 /** Refuses a result that would replace one of the pictures or masks. */
-export function checkNotInput(path: string, jobs: readonly Job[]): void {
-  const clash = jobs.some(
-    (j) => resolve(j.image) === resolve(path) || (typeof j.mask === "string" && resolve(j.mask) === resolve(path)),
-  );
-  if (!clash) return;
+export function checkNotInput(path: string, inputs: ReadonlySet<string>): void {
+  if (!inputs.has(resolve(path))) return;
   throw new UserError(
     path,
     "expected a new file for the result, got one of the pictures or masks",

@@ -73,7 +73,7 @@ const VGG_HELP =
 /** Steps of all stages of a run. */
 export const totalSteps = (o: Pick<TrainOptions, "steps" | "finetuneSteps">): number => o.steps + o.finetuneSteps;
 
-/** The step after which the encoder's batch norm is frozen; Infinity where it never is. */
+/** The step after which batch norm is frozen; Infinity where it never is. */
 export const frozenAfter = (o: Pick<TrainOptions, "stage" | "steps">): number =>
   ({ train: Infinity, finetune: 0, both: o.steps })[o.stage];
 
@@ -146,7 +146,7 @@ export function invocation(command: Command): Invocation {
     lrWarmup: number("lrWarmup", 0),
     freeze: o["freeze"] as "encoder" | "all",
     freezeStatistics: o["freezeStatistics"] as "reestimated" | "running",
-    reestimateBatches: number("reestimateBatches", 32),
+    reestimateBatches: number("reestimateBatches", 64),
     clipGradNorm: typeof o["clipGradNorm"] === "number" ? o["clipGradNorm"] : null,
     ema: typeof o["ema"] === "number" ? o["ema"] : null,
     seed: number("seed", 1),

@@ -103,7 +103,8 @@ export class Reporter {
   private log(report: StepReport, imagesPerSecond: number): void {
     const { step, loss, lr, lossScale, skipped } = report;
     const scaling = lossScale === undefined ? {} : { lossScale, skipped };
-    const norm = this.o.gradNorm ? { gradNorm: report.gradNorm } : {};
+    // Of a step that half precision skipped it is not finite.
+    const norm = this.o.gradNorm && Number.isFinite(report.gradNorm) ? { gradNorm: report.gradNorm } : {};
     const epoch = Math.floor((step - 1) / this.o.stepsPerEpoch) + 1;
     // All six, whatever the run leaves out; what is left out adds nothing to the loss.
     const terms = Object.fromEntries(LOSS_TERMS.map((name) => [name, report.terms[name] ?? 0]));
@@ -116,7 +117,7 @@ export class Reporter {
     for (const [name, value] of Object.entries(report.terms))
       this.events.scalar(`loss/${name}`, value, step, wallSeconds);
     this.events.scalar("learningRate", lr, step, wallSeconds);
-    if (this.o.gradNorm) this.events.scalar("gradNorm", report.gradNorm, step, wallSeconds);
+    if (norm.gradNorm !== undefined) this.events.scalar("gradNorm", report.gradNorm, step, wallSeconds);
     if (lossScale !== undefined) this.events.scalar("lossScale", lossScale, step, wallSeconds);
     this.events.scalar("imagesPerSecond", imagesPerSecond, step, wallSeconds);
     this.shown.loss = loss.toPrecision(4);

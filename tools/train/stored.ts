@@ -162,6 +162,10 @@ export function resumedOptions(
     const same =
       JSON.stringify(run[key]) === JSON.stringify(options[key]) || (PATHS.has(key) && samePath(run[key], options[key]));
     const otherLoss = key === "vggPath" && (run.vggPath === null) !== (options.vggPath === null);
+    if (run.stage !== "both" && (key === "finetuneSteps" || key === "finetuneLr")) {
+      const problem = `expected it with a run of --stages both, got one of --stage ${run.stage}`;
+      throw new UserError(flag(key, options[key]), problem, "leave the option out, or start a new run");
+    }
     // The first of two stages ends where it was said to: batch norm is frozen there.
     const otherStage = key === "steps" && run.stage === "both";
     if (CHANGEABLE.has(key) && !otherLoss && !otherStage) merged[key] = options[key];
