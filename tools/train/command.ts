@@ -20,11 +20,14 @@ function path(text: string): string {
   return text;
 }
 
-function share(text: string): number {
-  const value = text.trim() === "" ? NaN : Number(text);
-  if (!(value >= 0 && value <= 1)) throw new InvalidArgumentError(`expected a share from 0 to 1, got ${text}`);
-  return value;
-}
+const between =
+  (low: number, high: number) =>
+  (text: string): number => {
+    const value = text.trim() === "" ? NaN : Number(text);
+    if (!(value >= low && value <= high))
+      throw new InvalidArgumentError(`expected a share from ${low} to ${high}, got ${text}`);
+    return value;
+  };
 
 /** The decay of an average. */
 function decay(text: string): number {
@@ -66,8 +69,13 @@ export function trainCommand(): Command {
       dilation,
       [0, 0],
     )
-    .option("--drawn-images <share>", "share of drawn images among those of --train, 0 to 1 (default: 0)", share)
-    .option("--drawn-masks <share>", "share of drawn masks among those of --masks, 0 to 1 (default: 0)", share)
+    .option("--drawn-images <share>", "share of drawn images among those of --train, 0 to 1 (default: 0)", between(0, 1))
+    .option("--drawn-masks <share>", "share of drawn masks among those of --masks, 0 to 1 (default: 0)", between(0, 1))
+    .option(
+      "--min-crop <share>",
+      "smallest random crop, as a share of the short side, 0.1 to 1: below 1 the magnification varies too (default: 1)",
+      between(0.1, 1),
+    )
     .option("--no-augment", "no rotation, shift and flip of training images and masks")
     .option("--name <name>", "name of the run (default: the stage and the time)", runName)
     .option("--out <dir>", "folder of the run (default: runs/<name>)", path)

@@ -20,6 +20,8 @@ export interface TrainOptions {
   /** Shares of drawn images and masks among those of the folders, 0 to 1. */
   readonly drawnImages: number;
   readonly drawnMasks: number;
+  /** Smallest random crop as a share of the short side. */
+  readonly minCrop: number;
   readonly augment: boolean;
   /** `both`: `steps` of the first, then `finetuneSteps` of the second. */
   readonly stage: "train" | "finetune" | "both";
@@ -125,6 +127,7 @@ export function invocation(command: Command): Invocation {
     maskDilation: o["maskDilation"] as [number, number],
     drawnImages: number("drawnImages", 0),
     drawnMasks: number("drawnMasks", 0),
+    minCrop: number("minCrop", 1),
     augment: o["augment"] !== false,
     stage: both ? "both" : finetune ? "finetune" : "train",
     checkpoint: text("checkpoint"),
@@ -198,11 +201,18 @@ export function checkNewRun({ options, given }: Invocation): void {
         "batch norm is frozen in the second stage only",
       );
   }
+  if (given.has("minCrop") && !options.augment)
+    throw new UserError(
+      "--min-crop",
+      "expected it without --no-augment, got both",
+      "crops are random with augmentation only: leave one of them out",
+    );
   for (const [name, option, folder] of [
     ["holes", "--holes", "masks"],
     ["maskDilation", "--mask-dilation", "masks"],
     ["drawnMasks", "--drawn-masks", "masks"],
     ["drawnImages", "--drawn-images", "train"],
+    ["minCrop", "--min-crop", "train"],
   ] as const) {
     if (given.has(name) && options[folder] === null)
       throw new UserError(option, `expected --${folder} with it, got none`, `pass --${folder}, or leave it out`);

@@ -39,7 +39,7 @@ export async function openSources(o: TrainOptions, onWarning: (message: string) 
     return source;
   };
   const pictures = async (dir: string, augment: boolean) =>
-    tried(await ImageFolder.open(dir, { augment, onWarning: once }));
+    tried(await ImageFolder.open(dir, { augment, onWarning: once, ...(augment && { minCrop: o.minCrop }) }));
   const maskFolder = async (dir: string, augment: boolean) => {
     const options = augment ? { augment, dilation: o.maskDilation } : { augment };
     return tried(await MaskFolder.open(dir, { holes: o.holes, onWarning: once, ...options }));

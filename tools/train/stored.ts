@@ -45,6 +45,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
     "two numbers, the smaller one first",
     (v) => Array.isArray(v) && v.length === 2 && v.every(Number.isFinite) && v[0] >= 0 && v[0] <= v[1],
   ],
+  minCrop: number("a share from 0.1 to 1", (v) => v >= 0.1 && v <= 1),
   drawnImages: number("a share from 0 to 1", (v) => v >= 0 && v <= 1),
   drawnMasks: number("a share from 0 to 1", (v) => v >= 0 && v <= 1),
   augment: boolean,
@@ -90,6 +91,7 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
 
 /** What runs of version 0.1 did before they could be told otherwise. */
 const FORMERLY = {
+  minCrop: 1,
   drawnImages: 0,
   drawnMasks: 0,
   logEvery: 1,
