@@ -213,10 +213,27 @@ export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
   b.dst,
 ];
 
-/** WGSL of `store`; needs the epilogue's uniforms and bindings. */
+/**
+ * WGSL of `store`, and of its parts `share_of`, `bias_of` and `store_with` for who stores many vec4s of a pixel or of a channel;
+ * needs the epilogue's uniforms and bindings.
+ */
 export const EPILOGUE = /* wgsl */ `
-/** Finishes vec4 k of an output pixel. */
-fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
+/** Scale of the sum (x) and of the bias (y) at an output pixel. */
+fn share_of(pixel: u32) -> vec2f {
+  if ((p.flags & ${FLAG.scaled}u) == 0u) { return vec2f(1.0); }
+  var at = pixel;
+  if (pixel >= p.scalePixels) { at = pixel % p.scalePixels; } // shared by the batch
+  return vec2f(scale[at], bias_scale[at]);
+}
+
+/** Vec4 k of the bias. */
+fn bias_of(k: u32) -> vec4f {
+  if ((p.flags & ${FLAG.biased}u) == 0u) { return vec4f(); }
+  return bias[k];
+}
+
+/** Finishes vec4 k of an output pixel, whose share and bias are known. */
+fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, bias_k: vec4f) {
   let at = pixel * p.outC4 + k;
   if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
     dst[at] = base[at];
@@ -224,20 +241,19 @@ fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
   }
   var value = total;
   if (computed && (p.flags & ${FLAG.accumulate}u) != 0u) { value += dst[at]; }
-  var share = 1.0;
-  if ((p.flags & ${FLAG.scaled}u) != 0u) {
-    var at_scale = pixel;
-    if (pixel >= p.scalePixels) { at_scale = pixel % p.scalePixels; } // shared by the batch
-    value *= scale[at_scale];
-    share = bias_scale[at_scale];
-  }
-  if ((p.flags & ${FLAG.biased}u) != 0u) { value += bias[k] * share; }
+  if ((p.flags & ${FLAG.scaled}u) != 0u) { value *= share.x; }
+  if ((p.flags & ${FLAG.biased}u) != 0u) { value += bias_k * share.y; }
   if ((p.flags & ${FLAG.activated}u) != 0u) {
     // Exact for both signs, and NaN stays NaN on every adapter (max and select turn it into 0 on some).
     let positive = 0.5 * (value + abs(value));
     value = positive + p.slope * (value - positive);
   }
   dst[at] = value;
+}
+
+/** Finishes vec4 k of an output pixel. */
+fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
+  store_with(pixel, k, total, computed, share_of(pixel), bias_of(k));
 }
 `;
 

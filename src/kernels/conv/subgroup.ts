@@ -93,9 +93,15 @@ fn main(
       }
     }
   }
-  ${T.map((t) => `let out_${t} = ${share(`pixel_${Math.floor(t / lanesK)}.out`, t)};`).join("\n  ")}
+  // A load costs more than the broadcasts that save it: each lane reads the scale of its own pixels.
+  ${own.map((o) => `let share_${o} = share_of(min(pixel_${o}.out, p.outPixels - 1u));`).join("\n  ")}
+  ${T.map((t) => {
+    const from = Math.floor(t / lanesK);
+    return `let out_${t} = ${share(`pixel_${from}.out`, t)}; let share_of_${t} = ${share(`share_${from}`, t)};`;
+  }).join("\n  ")}
   if (k >= p.outC4) { return; }
-  ${T.map((t) => `if (out_${t} != NOWHERE) { store(out_${t}, k, a_${t}, computed); }`).join("\n  ")}
+  let bias_k = bias_of(k);
+  ${T.map((t) => `if (out_${t} != NOWHERE) { store_with(out_${t}, k, a_${t}, computed, share_of_${t}, bias_k); }`).join("\n  ")}
 }
 `;
   },

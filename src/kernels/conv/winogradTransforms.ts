@@ -168,15 +168,18 @@ ${linearMain(
       return `{ let a = ${m(0)}; let b = ${m(1)}; let e = ${m(2)}; let f = ${m(3)}; s_${i}_0 = a + b + e; s_${i}_1 = b - e - f; }`;
     }).join("\n    ")}
   }
+  let bias_c = bias_of(c);
   ${[0, 1]
     .map(
-      (j) => `finish(n, 2u * ty, 2u * tx + ${j}u, c, s_0_${j} + s_1_${j} + s_2_${j}, computed);
-  finish(n, 2u * ty + 1u, 2u * tx + ${j}u, c, s_1_${j} - s_2_${j} - s_3_${j}, computed);`,
+      (j) => `finish(n, 2u * ty, 2u * tx + ${j}u, c, s_0_${j} + s_1_${j} + s_2_${j}, computed, bias_c);
+  finish(n, 2u * ty + 1u, 2u * tx + ${j}u, c, s_1_${j} - s_2_${j} - s_3_${j}, computed, bias_c);`,
     )
     .join("\n  ")}`,
 )}
-fn finish(n: u32, y: u32, x: u32, k: u32, total: vec4f, computed: bool) {
-  if (y < p.h && x < p.w) { store((n * p.h + y) * p.w + x, k, total, computed); }
+fn finish(n: u32, y: u32, x: u32, k: u32, total: vec4f, computed: bool, bias_k: vec4f) {
+  if (y >= p.h || x >= p.w) { return; }
+  let pixel = (n * p.h + y) * p.w + x;
+  store_with(pixel, k, total, computed, share_of(pixel), bias_k);
 }
 `,
 });
