@@ -11,7 +11,7 @@ export const kernels = [
   {
     name: "ratio dropped",
     file: "src/kernels/conv/gather.ts",
-    find: "value *= scale[at_scale];",
+    find: "value *= share.x;",
     replace: "",
     why: "sum(1)/sum(M) of eq. 1",
     tests: ["kernels-mask"],

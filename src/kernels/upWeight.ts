@@ -18,6 +18,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import { range } from "./conv/range.js";
 import { vec4s } from "./shape.js";
 
 /** Channels of the joined input: `first` is where low's (or skip's) begin. */
@@ -41,49 +42,56 @@ interface PartSpec {
   readonly transposed: boolean;
 }
 
+const TAPS = range(4);
+const ROWS = range(4);
+const COLUMNS = range(3);
+
+/** WGSL that stores the four rows of `block_N` as tap `tap` of the part. */
+const storeBlock = (block: string, tap: string, transposed: boolean) =>
+  transposed
+    ? `{ let to = transpose(${block}); let at = (${tap} * p.k4 + k) * 4u * rows4 + row4; ${ROWS.map((l) => `taken[at + ${l}u * rows4] = to[${l}];`).join(" ")} }`
+    : `{ let at = (${tap} * rows4 + row4) * 4u * p.k4 + k; ${ROWS.map((l) => `taken[at + ${l}u * p.k4] = ${block}[${l}];`).join(" ")} }`;
+
+// An invocation of low's part makes the four taps of one row: six or three loads give four taps, where each tap alone takes up to four.
 export const upWeightKernel = defineKernel({
   name: "upWeight",
   params: { c4: "u32", k4: "u32", first: "u32", count: "u32" },
   bindings: ["read", "read_write"],
   wgsl: ({ part, transposed }: PartSpec) => {
-    const side = part === "low" ? 4 : 3;
+    const low = part === "low";
+    const blocks = low ? TAPS : [0];
     return /* wgsl */ `
 @group(0) @binding(1) var<storage, read> weight: array<vec4f>;             // [3,3,C,K]
 @group(0) @binding(2) var<storage, read_write> taken: array<vec4f>;        // [side,side,count,K], or [side,side,K,count]
-fn entry(i: u32, j: u32, row: u32, k: u32) -> vec4f {
-  return weight[((i * 3u + j) * p.c4 * 4u + row) * p.k4 + k];
-}
-fn summed(tap: u32, row: u32, k: u32) -> vec4f {
-  ${
-    part === "low"
-      ? `// Taps [2], [1, 2], [0, 1], [0] of each axis.
-  let u = tap / 4u;
-  let v = tap % 4u;
-  var sum = vec4f();
-  for (var i = select(2u - u, 0u, u >= 2u); i <= min(3u - u, 2u); i++) {
-    for (var j = select(2u - v, 0u, v >= 2u); j <= min(3u - v, 2u); j++) { sum += entry(i, j, row, k); }
-  }
-  return sum;`
-      : `return entry(tap / 3u, tap % 3u, row, k);`
-  }
+fn entry(tap: u32, c: u32, k: u32) -> vec4f {
+  let value = weight[(tap * p.c4 * 4u + p.first + min(c, p.count - 1u)) * p.k4 + k];
+  return select(vec4f(), value, c < p.count);
 }
 ${linearMain(
-  `${side * side}u * ((p.count + 3u) / 4u) * p.k4`,
+  `${low ? 4 : 9}u * ((p.count + 3u) / 4u) * p.k4`,
   `  let rows4 = (p.count + 3u) / 4u;
-  let k = id % p.k4;
-  let row4 = (id / p.k4) % rows4;
-  let tap = id / (p.k4 * rows4);
-  var block = mat4x4f();
-  for (var l = 0u; l < 4u; l++) {
-    let c = row4 * 4u + l;
-    if (c < p.count) { block[l] = summed(tap, p.first + c, k); }
-  }
+  let rest = id / p.k4;
+  let k = id - rest * p.k4;
+  let over = rest / rows4; // row of taps of low, tap of skip
+  let row4 = rest - over * rows4;
+  ${blocks.map((v) => `var block_${v} = mat4x4f();`).join(" ")}
   ${
-    transposed
-      ? `block = transpose(block);
-  for (var l = 0u; l < 4u; l++) { taken[((tap * p.k4 + k) * 4u + l) * rows4 + row4] = block[l]; }`
-      : `for (var l = 0u; l < 4u; l++) { taken[((tap * rows4 + row4) * 4u + l) * p.k4 + k] = block[l]; }`
-  }`,
+    low
+      ? `// Rows of taps [2], [1, 2], [0, 1], [0]: the first of them, and whether there is one more.
+  let upper = select(2u - over, 0u, over >= 2u) * 3u;
+  let two = over == 1u || over == 2u;`
+      : ""
+  }
+  ${ROWS.map((l) => {
+    const c = `row4 * 4u + ${l}u`;
+    if (!low) return `block_0[${l}] = entry(over, ${c}, k);`;
+    return `{
+    ${COLUMNS.map((v) => `var e_${v} = entry(upper + ${v}u, ${c}, k);`).join(" ")}
+    if (two) { ${COLUMNS.map((v) => `e_${v} += entry(upper + ${3 + v}u, ${c}, k);`).join(" ")} }
+    block_0[${l}] = e_2; block_1[${l}] = e_1 + e_2; block_2[${l}] = e_0 + e_1; block_3[${l}] = e_0;
+  }`;
+  }).join("\n  ")}
+  ${blocks.map((v) => storeBlock(`block_${v}`, low ? `(over * 4u + ${v}u)` : "over", transposed)).join("\n  ")}`,
 )}
 `;
   },
@@ -97,10 +105,11 @@ export const upWeightBytes = (s: JoinedChannels, part: WeightPart): number =>
 export function upWeight(gpu: Gpu, s: JoinedChannels, spec: PartSpec, weight: Storage, taken: Storage): void {
   const count = s[spec.part];
   const params = { c4: vec4s(total(s)), k4: vec4s(s.k), first: firstOf(s, spec.part), count };
-  const side = spec.part === "low" ? 4 : 3;
-  gpu.dispatch(upWeightKernel, spec, params, [weight, taken], linearGrid(side * side * vec4s(count) * params.k4));
+  const rows = spec.part === "low" ? 4 : 9;
+  gpu.dispatch(upWeightKernel, spec, params, [weight, taken], linearGrid(rows * vec4s(count) * params.k4));
 }
 
+// Of low's part an invocation makes the three taps of a column, from the sums of neighbours in each row of the 4x4 kernel.
 export const upWeightBackwardKernel = defineKernel({
   name: "upWeightBackward",
   params: {
@@ -115,28 +124,43 @@ export const upWeightBackwardKernel = defineKernel({
   },
   bindings: ["read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> low: array<f32>;              // [4,4,K,Cl]
+@group(0) @binding(1) var<storage, read> low: array<vec4f>;            // [4,4,K,Cl]
 @group(0) @binding(2) var<storage, read> skip: array<vec4f>;           // [3,3,Cs,K]
 @group(0) @binding(3) var<storage, read_write> dw: array<vec4f>;       // [3,3,C,K]
-${linearMain(
-  "9u * p.c4 * 4u * p.k4",
-  `  let k = id % p.k4;
-  let row = (id / p.k4) % (p.c4 * 4u);
-  let tap = id / (p.k4 * p.c4 * 4u);
-  var sum = vec4f();
-  if (row >= p.skipFirst && row < p.skipFirst + p.skipCount) {
-    sum = skip[(tap * p.skip4 * 4u + row - p.skipFirst) * p.k4 + k];
-  } else if (row >= p.lowFirst && row < p.lowFirst + p.lowCount) {
-    // Tap i of an axis was added into taps 2 - i and 3 - i of the 4x4 kernel.
-    let c = row - p.lowFirst;
-    for (var u = 2u - tap / 3u; u <= 3u - tap / 3u; u++) {
-      for (var v = 2u - tap % 3u; v <= 3u - tap % 3u; v++) {
-        let at = ((u * 4u + v) * p.k4 + k) * 4u;
-        for (var l = 0u; l < 4u; l++) { sum[l] += low[(at + l) * p.low4 * 4u + c]; }
-      }
-    }
+/** Four rows by four columns, transposed, of tap (u, v) of the 4x4 kernel. */
+fn tap_of(u: u32, v: u32, row4: u32, k: u32) -> mat4x4f {
+  let at = ((u * 4u + v) * p.k4 + k) * 4u * p.low4 + row4;
+  return mat4x4f(${ROWS.map((l) => `low[at + ${l}u * p.low4]`).join(", ")});
+}
+fn store(i: u32, j: u32, row4: u32, k: u32, block: mat4x4f) {
+  let rows = transpose(block);
+  for (var l = 0u; l < 4u; l++) {
+    let c = row4 * 4u + l;
+    if (c < p.lowCount) { dw[((i * 3u + j) * p.c4 * 4u + p.lowFirst + c) * p.k4 + k] = rows[l]; }
   }
-  dw[id] = sum;`,
+}
+${linearMain(
+  "(3u * p.low4 + 9u * (p.c4 * 4u - p.lowCount)) * p.k4",
+  `  let columns = 3u * p.low4;
+  let rest = id / p.k4;
+  let k = id - rest * p.k4;
+  if (rest < columns) {
+    let j = rest / p.low4;
+    let row4 = rest - j * p.low4;
+    // Tap i of an axis was added into taps 2 - i and 3 - i of the 4x4 kernel.
+    ${TAPS.map((u) => `let row_${u} = tap_of(${u}u, 2u - j, row4, k) + tap_of(${u}u, 3u - j, row4, k);`).join("\n    ")}
+    ${COLUMNS.map((i) => `store(${i}u, j, row4, k, row_${2 - i} + row_${3 - i});`).join("\n    ")}
+    return;
+  }
+  // Rows that are not low's: skip's, and the padding.
+  let others = p.c4 * 4u - p.lowCount;
+  let tap = (rest - columns) / others;
+  let other = rest - columns - tap * others;
+  let row = select(other, other + p.lowCount, other >= p.lowFirst);
+  let c = row - p.skipFirst;
+  let inside = row >= p.skipFirst && c < p.skipCount;
+  let taken = skip[(tap * p.skip4 * 4u + select(0u, c, inside)) * p.k4 + k];
+  dw[(tap * p.c4 * 4u + row) * p.k4 + k] = select(vec4f(), taken, inside);`,
 )}
 `,
 });
@@ -162,7 +186,7 @@ export function upWeightBackward(
     undefined,
     params,
     [b.low, b.skip, b.dw],
-    linearGrid(9 * params.c4 * 4 * params.k4),
+    linearGrid((3 * params.low4 + 9 * (params.c4 * 4 - s.low)) * params.k4),
   );
 }
 

@@ -145,8 +145,8 @@ async function checkGather(draw: Draw): Promise<void> {
   const base = liveN > 0 && draw.pick([false, true]) ? draw.floats(s.n * outer * outC) : undefined;
   const before = draw.pick([undefined, draw.floats(s.n * outer * outC)]);
   const slope = draw.pick([undefined, 0, 0.25]);
-  // Where nothing is live, nothing is read either.
-  if (liveN > 0 && live.every((v) => v === 0)) src.fill(NaN);
+  // Where nothing is live, nothing is read either; without a base, few tiles are computed all the same.
+  if (base && live.every((v) => v === 0)) src.fill(NaN);
 
   const finish = (raw: number, at: number, size: (v: number) => number, activate: boolean) => {
     const pixel = Math.floor(at / outC);

@@ -69,7 +69,11 @@ export function trainCommand(): Command {
       dilation,
       [0, 0],
     )
-    .option("--drawn-images <share>", "share of drawn images among those of --train, 0 to 1 (default: 0)", between(0, 1))
+    .option(
+      "--drawn-images <share>",
+      "share of drawn images among those of --train, 0 to 1 (default: 0)",
+      between(0, 1),
+    )
     .option("--drawn-masks <share>", "share of drawn masks among those of --masks, 0 to 1 (default: 0)", between(0, 1))
     .option(
       "--min-crop <share>",

@@ -17,6 +17,7 @@ import {
   type GatherKernel,
   type GatherOptions,
   gatherParams,
+  gatherSize,
   type TileSize,
 } from "./gather.js";
 import { gatherFinishKernel } from "./gatherTile.js";
@@ -46,15 +47,30 @@ export interface GatherLaunch {
   readonly options: GatherOptions;
 }
 
+/**
+ * Up to so many tiles over the pixels, all are computed: they run side by side, and to put their pixels in order would be a dispatch
+ * that the first of them waits for.
+ */
+const FEW_TILES = 4;
+
+/** Buffers of a pass that asks for live pixels only where leaving out the others saves time; a base is needed in any case. */
+function worthSkipping({ s, direction, buffers, options }: GatherLaunch, tile: TileSize): GatherBuffers {
+  const { pixels, groups } = gatherSize(s, direction, options.weightPerImage ?? false);
+  const few = groups * Math.ceil(pixels / tile.pixels) <= FEW_TILES;
+  return few && !buffers.base ? { ...buffers, live: undefined } : buffers;
+}
+
 /** Records a gather pass with a kernel of the caller's choice, its reduction in `splits` parts. */
 export function launchGather<Spec>(
   gpu: Gpu,
-  { s, direction, buffers, options }: GatherLaunch,
+  launch: GatherLaunch,
   kernel: GatherKernel<Spec>,
   spec: Spec,
   tile: TileSize,
   splits = 1,
 ): void {
+  const { s, direction, options } = launch;
+  const buffers = worthSkipping(launch, tile);
   const params = gatherParams(s, direction, tile, buffers, options);
   const order = buffers.live && liveOrder(gpu, params, buffers.live.mask);
   countGather(gpu, s, direction, params, tile.pixels, order);
@@ -141,6 +157,8 @@ export interface WeightPassOptions {
 
 /** Invocations wanted before rows are split no further: fills small GPUs, and keeps partial sums small. */
 const ENOUGH_INVOCATIONS = 16384;
+/** The same for the subgroup backend, which is for software adapters: a few workgroups a core. */
+const ENOUGH_INVOCATIONS_SUBGROUP = 2048;
 /** The same for the backends of large GPUs (H200: 132 multiprocessors of up to 2,048 invocations). */
 const ENOUGH_INVOCATIONS_TILED = 131072;
 /** Rows of one chunk are added in one float32 sum; more chunks than this would only cost memory. */
@@ -255,7 +273,7 @@ export function weightPass(
       const blocks = tilesC * tilesK;
       const skips = { stepPixels: SUBGROUP_STEP, within: "row" } as const;
       const tiling = { tilesC, tilesK, blocks, invocations: blocks * lanes, skips, grid: workgroupGrid };
-      return launch({ kernel: weightSubgroupKernel, spec: { lanes }, enough: ENOUGH_INVOCATIONS, ...tiling });
+      return launch({ kernel: weightSubgroupKernel, spec: { lanes }, enough: ENOUGH_INVOCATIONS_SUBGROUP, ...tiling });
     }
     case "workgroup": {
       const { spec } = choice;
