@@ -5,13 +5,14 @@
  *   paper:      u = clamp(S, 0, 1)    scale = window / (S + 1e-8) * u    biasScale = u
  *   pytorch:    u = [S != 0]          scale = u / S                      biasScale = u
  *   keras:      u = clamp(S, 0, 1)    scale = kh kw / (S + 1e-8) * u     biasScale = 1
+ *   unscaled:   u = clamp(S, 0, 1)    scale = u                          biasScale = u
  *
  * The layer is then y = scale * (W * (x.M)) + biasScale * b, and its new mask is u. weight[g] is the number of channels that
  * share group g; window = kh kw * sum(weight). With binary masks all forms of `paper` equal sum(1)/sum(M); with fractional
  * ones NVIDIA's layer multiplies by u once more when it has a bias (`biased`).
  *
  * Source: `paper` Liu et al. 2018 eq. 1-2 as in NVIDIA's PartialConv2d; `pytorch` naoto0804/pytorch-inpainting-with-partial-conv
- * (arXiv v1 eq. 1, no sum(1)); `keras` PConv-Keras.
+ * (arXiv v1 eq. 1, no sum(1)); `keras` PConv-Keras; `unscaled` ours: the paper's layer without its ratio, to see what that is worth.
  * Layout: m [Nm,H,W,G] -> scale, biasScale, u [Nm,P,Q]; no channel padding. Nm is the batch or 1 (shared by the batch).
  * Units: m is 1 = valid, 0 = hole; fractions are allowed and mean what the conventions above say.
  * @throws ShapeError when the window does not fit.
@@ -25,7 +26,7 @@ import { QUOTIENT } from "./quotient.js";
 import { CONV_PARAMS, convOutputSize, convParams, type ConvShape } from "./shape.js";
 
 /** Which implementation's layer: they differ in ratio, mask update and what the bias does in holes. */
-export type PConvConvention = "paper" | "pytorch" | "keras";
+export type PConvConvention = "paper" | "pytorch" | "keras" | "unscaled";
 
 /** What {@link maskUpdate} is compiled for. */
 export interface MaskUpdateSpec {
@@ -88,7 +89,7 @@ ${QUOTIENT}${linearMain(
       ? `let u = select(0.0, 1.0, sum != 0.0);
   let s = select(0.0, 1.0 / sum, sum != 0.0);`
       : `let u = clamp(sum, 0.0, 1.0);
-  let s = p.window / (sum + 1e-8) * u${convention === "paper" && biased ? " * u" : ""};`
+  let s = ${convention === "unscaled" ? "u" : "p.window / (sum + 1e-8) * u"}${convention === "paper" && biased ? " * u" : ""};`
   }
   scale[id] = s;
   bias_scale[id] = ${convention === "keras" ? "1.0" : "u"};
@@ -151,6 +152,7 @@ export function maskUpdateRef(
         const u = spec.convention === "pytorch" ? Number(sum !== 0) : Math.min(1, Math.max(0, sum));
         maskOut[at] = u;
         if (spec.convention === "pytorch") scale[at] = sum === 0 ? 0 : 1 / sum;
+        else if (spec.convention === "unscaled") scale[at] = u;
         else scale[at] = (window / (sum + 1e-8)) * u * (spec.convention === "paper" && spec.biased ? u : 1);
         biasScale[at] = spec.convention === "keras" ? 1 : u;
       }

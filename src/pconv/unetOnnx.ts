@@ -84,6 +84,7 @@ class Builder {
       return { scale: graph.node("Div", `${block}.scale`, [mask, divisor]), mask };
     }
     const mask = graph.node("Clip", `${block}.mask`, [sum, graph.scalar(0), graph.scalar(1)]);
+    if (convention === "unscaled") return { scale: mask, mask };
     const divisor = graph.node("Add", `${block}.divisor`, [sum, graph.scalar(1e-8)]);
     const inverse = graph.node("Div", `${block}.inverse`, [graph.scalar(window), divisor]);
     let scale = graph.node("Mul", `${block}.scale`, [inverse, mask]);

@@ -28,9 +28,10 @@ export function portTensors(
   state: ReadonlyMap<string, LoadableTensor>,
 ): Map<string, TensorToWrite> {
   const { convention, convBias, head, depth } = config;
-  if (convention === "keras" || convBias === "all" || head !== "none") {
+  if (convention === "keras" || convention === "unscaled" || convBias === "all" || head !== "none") {
     const what = [
       ...(convention === "keras" ? ["bias in holes"] : []),
+      ...(convention === "unscaled" ? ["no ratio"] : []),
       ...(convBias === "all" ? ["a bias in every layer"] : []),
       ...(head === "none" ? [] : ["a last 1x1 layer with sigmoid"]),
     ];

@@ -45,7 +45,7 @@ export const unetMetadata = (
 
 /** What each of these may say; a file that says something else was not written by this version. */
 const CHOICES = {
-  convention: ["paper", "pytorch", "keras"],
+  convention: ["paper", "pytorch", "keras", "unscaled"],
   concat: ["up-skip", "skip-up"],
   convBias: ["last", "all"],
   bnStatistics: ["valid", "all"],

@@ -79,7 +79,7 @@ describe("convolution", () => {
     expectGradient("db", channelSumRef(out, dy), bias, loss, draw);
   });
 
-  const conventions: readonly PConvConvention[] = ["paper", "pytorch", "keras"];
+  const conventions: readonly PConvConvention[] = ["paper", "pytorch", "keras", "unscaled"];
   const layers = conventions.flatMap((convention) =>
     CONVS.flatMap((s, i) =>
       [1, 2, s.c].flatMap((groups) =>

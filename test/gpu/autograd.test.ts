@@ -278,7 +278,7 @@ describe("convolution", () => {
     },
   );
 
-  const layers = (["paper", "pytorch", "keras"] as const).flatMap((convention: PConvConvention) =>
+  const layers = (["paper", "pytorch", "keras", "unscaled"] as const).flatMap((convention: PConvConvention) =>
     [
       { groups: null, multiChannel: true },
       { groups: [3], multiChannel: true },

@@ -41,7 +41,12 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   l1Forward: combine({ region: ["all", "valid", "hole"] }),
   l1Backward: combine({ region: ["all", "valid", "hole"] }),
   liveOrder: combine({ alone: flags }),
-  maskUpdate: combine({ convention: ["paper", "pytorch", "keras"], biased: flags, kw: [3, 7], single: flags }),
+  maskUpdate: combine({
+    convention: ["paper", "pytorch", "keras", "unscaled"],
+    biased: flags,
+    kw: [3, 7],
+    single: flags,
+  }),
   gatherMatrix: MATRIX_TILES.map((tile) => ({ ...tile, unit: { m: 16, n: 16, k: 16, lanes: 32 } })),
   gatherRegister: [SIMPLE, registerSpec(1), registerSpec(2)],
   gatherSubgroup: [

@@ -125,7 +125,7 @@ async function checkLayer({ s, spec, groupOf, maskN, holes, fractions }: Layer, 
   });
 }
 
-const conventions: readonly PConvConvention[] = ["paper", "pytorch", "keras"];
+const conventions: readonly PConvConvention[] = ["paper", "pytorch", "keras", "unscaled"];
 const groupings = ["one group", "two groups", "a group per channel"] as const;
 
 describe.each(conventions)("partial convolution layer, %s convention", (convention) => {

@@ -278,7 +278,7 @@ describe("masks", () => {
     tape.dispose();
   });
 
-  const chains = (["paper", "pytorch", "keras"] as const).flatMap((convention) =>
+  const chains = (["paper", "pytorch", "keras", "unscaled"] as const).flatMap((convention) =>
     [false, true].map((biased) => ({ convention, biased })),
   );
   it.each(chains)(

@@ -26,6 +26,7 @@ const FORMS: readonly (readonly [Partial<UNetConfig>, number, number, number])[]
   [{ channels: [4, 6, 8] }, 2, 16, 24],
   [{ channels: [4, 6, 8, 8, 8] }, 1, 45, 33],
   [{ channels: [4, 6, 8], convention: "pytorch" }, 2, 21, 8],
+  [{ channels: [4, 6, 8], convention: "unscaled" }, 1, 24, 16],
   [{ channels: [4, 6, 8, 8], convention: "pytorch", concat: "skip-up" }, 1, 16, 16],
   [{ channels: [4, 6, 8], ...KERAS }, 2, 19, 17],
   [{ channels: [4, 6], ...KERAS, head: "none" }, 1, 12, 9],

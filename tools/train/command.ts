@@ -147,6 +147,7 @@ export function trainCommand(): Command {
         .choices(["valid", "all"])
         .default("valid"),
     )
+    .option("--no-ratio", "partial convolution without the ratio sum(1)/sum(M): to see what that is worth")
     .option("--batch-size <images>", "images in a step (default: 1; paper: 6)", integer(1))
     .option("--epochs <n>", "epochs", integer(1), 50)
     .option("--steps-per-epoch <n>", "steps in an epoch", integer(1), 10000)

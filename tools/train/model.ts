@@ -11,7 +11,12 @@ import type { TrainOptions } from "./options.js";
 /** Name of the weight file in a checkpoint. */
 export const MODEL = "model.safetensors";
 
-const wanted = (o: TrainOptions) => ({ width: o.width, depth: o.depth, bnStatistics: o.bnStatistics });
+const wanted = (o: TrainOptions) => ({
+  width: o.width,
+  depth: o.depth,
+  bnStatistics: o.bnStatistics,
+  convention: o.ratio ? ("paper" as const) : ("unscaled" as const),
+});
 
 /**
  * Makes sure that a network is the one that the options describe; frees it if not.
@@ -30,7 +35,11 @@ export function checkModel(model: PConvUNet, o: TrainOptions, path: string, help
       `expected a network of ${expected.join(", ")} channels (--width ${o.width} --depth ${o.depth}), got ${channels.join(", ")}`,
     );
   }
-  if (range !== "unit" || convention !== "paper") {
+  const own = convention === "paper" || convention === "unscaled";
+  if (own && convention !== wanted(o).convention) {
+    throw refuse(`expected a network ${o.ratio ? "with" : "without"} the ratio, got the other`);
+  }
+  if (range !== "unit" || !own) {
     throw refuse(
       `expected a network on images in 0..1 with the paper's layer, got ${range} and ${convention}`,
       "train on with weights of this library",
@@ -54,6 +63,11 @@ export async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNe
     );
   }
   const model = await showingDownloads((onProgress) => loadUNet(gpu, path, { onProgress }));
-  checkModel(model, o, path, "pass the --width, --depth and --bn-statistics that the checkpoint was trained with");
+  checkModel(
+    model,
+    o,
+    path,
+    "pass the --width, --depth, --bn-statistics and --no-ratio that the checkpoint was trained with",
+  );
   return model;
 }

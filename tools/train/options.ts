@@ -32,6 +32,8 @@ export interface TrainOptions {
   readonly width: number;
   readonly depth: number;
   readonly bnStatistics: "valid" | "all";
+  /** False: partial convolution without sum(1)/sum(M). */
+  readonly ratio: boolean;
   readonly batchSize: number;
   readonly steps: number;
   /** Of the second stage where both are run, else 0. */
@@ -137,6 +139,7 @@ export function invocation(command: Command): Invocation {
     width: number("width", 1),
     depth: number("depth", 8),
     bnStatistics: o["bnStatistics"] as "valid" | "all",
+    ratio: o["ratio"] !== false,
     batchSize: number("batchSize", paper ? 6 : 1),
     steps,
     finetuneSteps,

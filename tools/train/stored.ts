@@ -57,6 +57,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   width: number("a number above 0 and up to 8", (v) => v > 0 && v <= 8),
   depth: integer(1, 12),
   bnStatistics: oneOf("valid", "all"),
+  ratio: boolean,
   batchSize: integer(1),
   steps: integer(1),
   finetuneSteps: integer(0),
@@ -92,6 +93,7 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
 /** What runs of version 0.1 did before they could be told otherwise. */
 const FORMERLY = {
   minCrop: 1,
+  ratio: true,
   drawnImages: 0,
   drawnMasks: 0,
   logEvery: 1,
@@ -191,7 +193,7 @@ const samePath = (a: unknown, b: unknown): boolean =>
 
 /** An option as it is written on the command line. */
 function flag(key: keyof TrainOptions, value: unknown): string {
-  if (key === "augment") return value === true ? "no --no-augment" : "--no-augment";
+  if (key === "augment" || key === "ratio") return value === true ? `no --no-${key}` : `--no-${key}`;
   if (key === "vggPath" && value === null) return "--no-vgg";
   const name = `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
   return value === null
