@@ -124,6 +124,11 @@ export function trainCommand(): Command {
       path,
     )
     .option(
+      "--checkpoint-optimizer <file>",
+      "start from Adam's moments of a checkpoint too (optimizer.safetensors); needs --checkpoint",
+      path,
+    )
+    .option(
       "--resume",
       "continue the run of --out or --name (default: the latest in runs/) where its last checkpoint stands",
     )

@@ -26,6 +26,7 @@ export interface TrainOptions {
   /** `both`: `steps` of the first, then `finetuneSteps` of the second. */
   readonly stage: "train" | "finetune" | "both";
   readonly checkpoint: string | null;
+  readonly checkpointOptimizer: string | null;
   readonly vggPath: string | null;
   readonly loss: LossVariant;
   readonly imageSize: number;
@@ -133,6 +134,7 @@ export function invocation(command: Command): Invocation {
     augment: o["augment"] !== false,
     stage: both ? "both" : finetune ? "finetune" : "train",
     checkpoint: text("checkpoint"),
+    checkpointOptimizer: text("checkpointOptimizer"),
     vggPath: text("vggPath"),
     loss: o["loss"] as LossVariant,
     imageSize: number("imageSize", 512),
@@ -183,6 +185,13 @@ export function checkNewRun({ options, given }: Invocation): void {
       "--stage finetune",
       "expected the weights of the first stage, got none",
       "pass --checkpoint runs/NAME/step-XXXXXXXX",
+    );
+  }
+  if (options.checkpointOptimizer !== null && options.checkpoint === null) {
+    throw new UserError(
+      "--checkpoint-optimizer",
+      "expected the weights that the moments belong to, got none",
+      "pass --checkpoint with the same checkpoint, or leave it out",
     );
   }
   for (const [name, option] of [

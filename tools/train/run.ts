@@ -185,6 +185,8 @@ async function train(
   if (resumed && from !== null) {
     await reading(resumed, from, () => restoreOptimizer(trainer, (file) => resumed.checkpointPath(from, file)));
     trainer.step = state.step;
+  } else if (o.checkpointOptimizer !== null) {
+    trainer.optimizer.loadStateDict(await tensorsOf(o.checkpointOptimizer), o.checkpointOptimizer);
   }
   // From here on the run's folder is written to.
   const folder = resumed ?? (await RunFolder.create(dir, o));
@@ -240,12 +242,13 @@ async function train(
   return stop.exitCode;
 }
 
+const tensorsOf = async (path: string) => readSafetensors(await readBytes(path), path).tensors;
+
 /** @throws {UserError} when the file is missing, damaged, or of another model. */
 async function restoreOptimizer(trainer: Trainer, pathOf: (file: string) => string): Promise<void> {
-  const tensors = async (path: string) => readSafetensors(await readBytes(path), path).tensors;
   const path = pathOf(OPTIMIZER);
-  trainer.optimizer.loadStateDict(await tensors(path), path);
-  trainer.ema?.loadStateDict(await tensors(pathOf(AVERAGED)), pathOf(AVERAGED));
+  trainer.optimizer.loadStateDict(await tensorsOf(path), path);
+  trainer.ema?.loadStateDict(await tensorsOf(pathOf(AVERAGED)), pathOf(AVERAGED));
   if (trainer.optimizer.steps < 0)
     throw new FormatError(path, `expected a number of steps, got ${trainer.optimizer.steps}`, "use another checkpoint");
 }

@@ -51,6 +51,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   augment: boolean,
   stage: oneOf("train", "finetune", "both"),
   checkpoint: text,
+  checkpointOptimizer: text,
   vggPath: text,
   loss: oneOf("paper", "pytorch", "keras", "nvidia"),
   imageSize: integer(8),
@@ -92,6 +93,7 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
 
 /** What runs of version 0.1 did before they could be told otherwise. */
 const FORMERLY = {
+  checkpointOptimizer: null,
   minCrop: 1,
   ratio: true,
   drawnImages: 0,
@@ -123,7 +125,12 @@ const CHANGEABLE: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(
   "clipGradNorm",
   "gradientCheckpointing",
 ]);
-const PATHS: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>(["train", "masks", "checkpoint"]);
+const PATHS: ReadonlySet<keyof TrainOptions> = new Set<keyof TrainOptions>([
+  "train",
+  "masks",
+  "checkpoint",
+  "checkpointOptimizer",
+]);
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
