@@ -3,7 +3,7 @@ import { defineConfig, globalIgnores } from "eslint/config";
 import tseslint from "typescript-eslint";
 
 export default defineConfig(
-  globalIgnores(["dist/", "runs/", "demo/", "api/", "coverage/", "test/fixtures/"]),
+  globalIgnores(["dist/", "web/dist/", "runs/", "demo/", "api/", "coverage/", "test/fixtures/"]),
   { linterOptions: { reportUnusedDisableDirectives: "error" } },
   js.configs.recommended,
   {
