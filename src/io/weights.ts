@@ -1,8 +1,6 @@
 /** Weight files of every format that this library reads, told apart by what is in them; for Node and browsers. */
 import { FormatError } from "../errors.js";
 import { quote } from "./byteReader.js";
-import { readH5 } from "./h5.js";
-import { readPth } from "./pth.js";
 import { readSafetensors } from "./safetensors.js";
 import type { TensorEntry } from "./tensorEntry.js";
 
@@ -34,10 +32,14 @@ export async function readWeights(bytes: Uint8Array, name: string): Promise<Weig
     return { format: "safetensors", ...readSafetensors(file, name) };
   }
   if (startsWith(file, zipMagic) || looksLikePickle(file)) {
+    const { readPth } = await import("./pth.js"); // most pages read safetensors only, and need not download the rest
     const { container, root, tensors } = readPth(file, name);
     return { format: `pth-${container}`, tensors, metadata: {}, root };
   }
-  if (startsWith(file, hdf5Magic)) return { format: "h5", ...(await readH5(file, name)), metadata: {} };
+  if (startsWith(file, hdf5Magic)) {
+    const { readH5 } = await import("./h5.js");
+    return { format: "h5", ...(await readH5(file, name)), metadata: {} };
+  }
   throw new FormatError(name, `expected safetensors, .pth or .h5 weights, got ${nameContent(file)}`, formats);
 }
 

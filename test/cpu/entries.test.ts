@@ -3,25 +3,34 @@ import { readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { describe, expect, it } from "vitest";
 
-/** Every module that `file` imports statically, with all that those import; packages by name. */
-function imports(file: string, seen = new Set<string>()): Set<string> {
+/** Every module that `file` imports, with all that those import; packages by name. `lazy` follows `import()` too. */
+function imports(file: string, lazy: boolean, seen = new Set<string>()): Set<string> {
   if (seen.has(file)) return seen;
   seen.add(file);
   const text = readFileSync(file, "utf8");
+  const names: string[] = [];
   for (const [, clause, from] of text.matchAll(/^(?:import|export)\s([^;]*?)from\s+"([^"]+)";/gms)) {
-    if (clause.trimStart().startsWith("type ")) continue; // erased by the compiler
-    if (from.startsWith(".")) imports(resolve(dirname(file), from.replace(/\.js$/, ".ts")), seen);
+    if (!clause.trimStart().startsWith("type ")) names.push(from); // types are erased by the compiler
+  }
+  if (lazy) for (const [, from] of text.matchAll(/\bimport\("([^"]+)"\)/g)) names.push(from);
+  for (const from of names) {
+    if (from.startsWith(".")) imports(resolve(dirname(file), from.replace(/\.js$/, ".ts")), lazy, seen);
     else seen.add(from);
   }
   return seen;
 }
 
+/** Names of packages among what a file imports. */
+const packages = (file: string, lazy: boolean): string[] =>
+  [...imports(resolve(file), lazy)].filter((name) => !name.startsWith("/") && !/^[A-Z]:/i.test(name));
+
 describe("the browser entry", () => {
-  it("imports nothing but this library and fflate", () => {
-    const packages = [...imports(resolve("src/browser.ts"))].filter(
-      (name) => !name.startsWith("/") && !/^[A-Z]:/i.test(name),
-    );
-    expect(packages).toEqual(["fflate"]);
+  it("imports nothing but this library", () => {
+    expect(packages("src/browser.ts", false)).toEqual([]);
+  });
+
+  it("loads what reads .pth and .h5 only for such files", () => {
+    expect(packages("src/browser.ts", true).sort()).toEqual(["fflate", "h5wasm"]);
   });
 
   it("has no name that Node's lacks", async () => {
