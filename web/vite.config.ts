@@ -1,5 +1,6 @@
 /** The page: `npm run web` serves it, `npm run web:build` writes it to web/dist, for any sub-path of any static server. */
 import { defineConfig, type Plugin } from "vite";
+import { shrinkWgsl } from "./shrinkWgsl.js";
 
 /** Nothing but the page's own files, no inline code; pictures may be blobs because downloads and pasted files are. */
 const POLICY = [
@@ -25,8 +26,8 @@ const contentSecurityPolicy: Plugin = {
 export default defineConfig({
   root: import.meta.dirname,
   base: "./",
-  plugins: [contentSecurityPolicy],
-  worker: { format: "es" },
+  plugins: [contentSecurityPolicy, shrinkWgsl],
+  worker: { format: "es", plugins: () => [shrinkWgsl] },
   // The preload helper of older browsers is of no use where WebGPU is.
   build: { target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0, sourcemap: true },
   server: { fs: { allow: [".."] } },

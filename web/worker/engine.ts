@@ -6,7 +6,6 @@ import { seenPixels, toPicture, withHoleFilled } from "../app/pictures.js";
 import { levelsOnCpu, levelsOnGpu } from "./levels.js";
 import { encodePng } from "./png.js";
 import { Session } from "./session.js";
-import { train } from "./training.js";
 
 type Handlers = {
   readonly [K in CallName]: (
@@ -50,10 +49,13 @@ export class Engine {
 
     encodePng: (picture) => encodePng(picture),
 
-    train: (picture, post, signal) =>
-      this.session.use(ignore, ({ gpu }) =>
+    train: async (picture, post, signal) => {
+      // Most visitors never start it.
+      const { train } = await import("./training.js");
+      return this.session.use(ignore, ({ gpu }) =>
         train(gpu, picture, { signal, onNews: post, turn: () => this.urgent.then(ignore) }),
-      ),
+      );
+    },
   };
 }
 
