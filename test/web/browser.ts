@@ -13,9 +13,9 @@ export const WITHOUT_CHROMIUM =
 
 const QUIET = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]; // prettier-ignore
 
-/** @param webgpu whether the browser offers it; headless Chromium does so on SwiftShader when asked */
+/** @param webgpu whether it finds an adapter: headless Chromium takes SwiftShader only when asked */
 export function launch(webgpu = true): Promise<Browser> {
-  const gpu = webgpu ? ["--enable-unsafe-webgpu"] : ["--disable-features=WebGPU", "--disable-blink-features=WebGPU"];
+  const gpu = webgpu ? ["--enable-unsafe-webgpu"] : [];
   return chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", ...QUIET, ...gpu] });
 }
 
@@ -29,8 +29,15 @@ export interface Watched {
   readonly complaints: string[];
 }
 
-export async function open(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<Watched> {
+/** @param script run in the page before its own */
+export async function open(
+  browser: Browser,
+  url: string,
+  options: BrowserContextOptions = {},
+  script = "",
+): Promise<Watched> {
   const context = await browser.newContext(options);
+  await context.addInitScript(script);
   const page = await context.newPage();
   const requests: string[] = [];
   const complaints: string[] = [];

@@ -3,7 +3,8 @@
 /** The element of this id. @throws when the page has none of this type: a fault of ours */
 export function byId<T extends Element = HTMLElement>(id: string, type: new () => T): T {
   const element = document.getElementById(id);
-  if (!(element instanceof type)) throw new Error(`expected ${type.name} #${id} in the page, got ${element?.tagName ?? "nothing"}`);
+  if (!(element instanceof type))
+    throw new Error(`expected ${type.name} #${id} in the page, got ${element?.tagName ?? "nothing"}`);
   return element;
 }
 

@@ -105,7 +105,7 @@ export class Editor {
       }
       const { kind, problem, help } = error.trouble;
       if (kind === "no-gpu") this.on.noGpu(error.trouble);
-      if (kind === "cancelled") this.news.say("Cancelled. The mask is as it was.");
+      else if (kind === "cancelled") this.news.say("Cancelled. The mask is as it was.");
       else this.news.trouble(`${problem}. ${help}`);
     }
   }
@@ -138,11 +138,14 @@ export class Editor {
 
   /** Opens the GPU while the visitor paints, so that the fill starts at once. */
   private async prepare(): Promise<void> {
-    const { adapter } = await this.client.call("prepare", null, { onEvent: (event) => this.news.show(event) });
-    this.ready = true;
-    this.on.adapter(adapter);
-    this.news.idle();
-    this.update();
+    try {
+      const { adapter } = await this.client.call("prepare", null, { onEvent: (event) => this.news.show(event) });
+      this.ready = true;
+      this.on.adapter(adapter);
+    } finally {
+      this.news.idle();
+      this.update();
+    }
   }
 
   private maskEdited(): void {
