@@ -1,4 +1,4 @@
-/** The kernels of the loss and its network, over a layer's output. */
+/** The kernels of the loss and its network, and the base of a fill, over a layer's output. */
 import {
   compositeBackward,
   compositeBackwardRef,
@@ -7,6 +7,7 @@ import {
 } from "../src/kernels/composite.js";
 import { dilateHole, dilateHoleRef } from "../src/kernels/dilateHole.js";
 import { gramBackward, gramBackwardRef, gramForward, gramForwardRef } from "../src/kernels/gram.js";
+import { harmonic, harmonicRef } from "../src/kernels/harmonic.js";
 import { l1Backward, l1BackwardRef, l1Forward, l1ForwardRef } from "../src/kernels/l1.js";
 import { lossGuard } from "../src/kernels/lossGuard.js";
 import { maxPoolBackward, maxPoolBackwardRef, maxPoolForward, maxPoolForwardRef } from "../src/kernels/maxPool.js";
@@ -57,6 +58,21 @@ export const LOSS_OPS: readonly Op[] = [
         flops: 9 * pixels,
         record: () => dilateHole(gpu, s, storages({ mask, region })),
         want: () => [[region, dilateHoleRef(s, mask.values)]],
+      };
+    },
+  },
+  {
+    kernel: "harmonic",
+    pass: "forward",
+    covers: ["harmonicStart", "harmonicHalve", "harmonicRefine", "harmonicSweep", "harmonicEnd"],
+    plan: ({ gpu, s, pixels, input, result, mask: make }) => {
+      const [x, mask, u] = [input(pixels, 3), make(), result(pixels, 3)];
+      const shape = { n: s.n, h: s.h, w: s.w, masks: s.n };
+      return {
+        // Six sums in each of six half sweeps over a quarter of holes, on all levels together four thirds of the finest.
+        flops: (4 / 3) * 0.25 * 3 * 18 * pixels,
+        record: () => harmonic(gpu, shape, storages({ x, mask, u })),
+        want: () => [[u, harmonicRef(shape, x.values, mask.values)]],
       };
     },
   },

@@ -1,7 +1,9 @@
 /** The partial convolution U-Net of Liu et al. 2018, sec. 3.2, and the variants that released weights need. */
 import { sigmoid } from "../autograd/ops/activation.js";
+import { harmonic } from "../autograd/ops/harmonic.js";
 import { maskMultiply } from "../autograd/ops/maskMultiply.js";
 import type { MaskedSource } from "../autograd/ops/pconvSums.js";
+import { weightedSum } from "../autograd/ops/weightedSum.js";
 import { resizeCanvas, resizeMaskCanvas } from "../autograd/ops/window.js";
 import type { Tape } from "../autograd/tape.js";
 import type { Mask, Tensor } from "../autograd/tensor.js";
@@ -35,6 +37,11 @@ export interface UNetConfig {
   readonly bnStatistics: "valid" | "all";
   /** What follows the last partial convolution: nothing (the paper), or LeakyReLU, 1x1 convolution and sigmoid (PConv-Keras). */
   readonly head: "none" | "sigmoid";
+  /**
+   * What the last layer's result is added to: nothing (the paper), or the smooth interpolation of the picture into its holes (see the
+   * kernel `harmonic`), so that the network has only to learn what that lacks, and no hole is ever black.
+   */
+  readonly base: "none" | "harmonic";
   /** Pixel values that the network reads and writes: 0..1, or normalised by ImageNet's mean and deviation. */
   readonly range: "unit" | "imagenet";
 }
@@ -78,6 +85,7 @@ export function unetConfig(given: Partial<UNetConfig> = {}): UNetConfig {
     bnMomentum: 0.1,
     bnStatistics: "valid",
     head: "none",
+    base: "none",
     range: "unit",
     ...given,
     depth,
@@ -223,7 +231,9 @@ export class PConvUNet extends Module {
         rng,
         // The bare last layer starts near mid-grey: with Kaiming's gain for ReLU it would start with noise as strong as the
         // picture, which takes hundreds of steps to unlearn.
-        ...(last && c.head === "none" ? { gain: 0.1, initialBias: c.range === "unit" ? 0.5 : 0 } : {}),
+        ...(last && c.head === "none"
+          ? { gain: 0.1, initialBias: c.range === "unit" && c.base === "none" ? 0.5 : 0 }
+          : {}),
       });
     });
     this.headConv =
@@ -288,6 +298,9 @@ export class PConvUNet extends Module {
       if (skip.x !== image) tape.consume(skip.x); // the caller's image stays the caller's
     }
     if (this.headConv) x = sigmoid(tape, this.headConv.forward(tape, x, { image: true }));
-    return { output: resizeCanvas(tape, x, h, w), mask: resizeMaskCanvas(tape, m, h, w) };
+    const drawn = resizeCanvas(tape, x, h, w);
+    const output =
+      this.config.base === "none" ? drawn : weightedSum(tape, [drawn, harmonic(tape, image, mask)], [1, 1]);
+    return { output, mask: resizeMaskCanvas(tape, m, h, w) };
   }
 }

@@ -179,7 +179,10 @@ class Builder {
       const head = [x, this.weight("head.weight"), this.weight("head.bias")];
       x = graph.node("Sigmoid", "sigmoid", [graph.node("Conv", "head", head, { kernel_shape: [1, 1] })]);
     }
-    graph.node("Slice", "output", [x, graph.integers("corner", [0, 0]), size, graph.integers("height_width", [2, 3])]);
+    const added = config.base !== "none";
+    const output = added ? "drawn" : "output";
+    graph.node("Slice", output, [x, graph.integers("corner", [0, 0]), size, graph.integers("height_width", [2, 3])]);
+    if (added) graph.node("Add", "output", [output, "base"]);
   }
 }
 
@@ -192,12 +195,16 @@ export function onnxFile(config: UNetConfig, state: ReadonlyMap<string, Loadable
     name: "pconv-unet",
     description:
       `Partial convolution U-Net for inpainting. image [N,3,H,W]: RGB, ${range}; mask [N,1,H,W]: 1 = valid, 0 = hole. ` +
+      (config.base === "none"
+        ? ""
+        : "base [N,3,H,W]: the image with its holes interpolated smoothly (each pixel the mean of its neighbours), which the output adds to; ") +
       "output [N,3,H,W]: the whole picture as the network sees it; take it where the mask is 0.",
     nodes: builder.graph.nodes,
     constants: builder.graph.constants,
     inputs: [
       { name: "image", shape: ["N", 3, "H", "W"] },
       { name: "mask", shape: ["N", 1, "H", "W"] },
+      ...(config.base === "none" ? [] : [{ name: "base", shape: ["N", 3, "H", "W"] }]),
     ],
     outputs: [{ name: "output", shape: ["N", 3, "H", "W"] }],
     metadata: unetMetadata(config),

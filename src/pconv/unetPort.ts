@@ -27,12 +27,13 @@ export function portTensors(
   config: UNetConfig,
   state: ReadonlyMap<string, LoadableTensor>,
 ): Map<string, TensorToWrite> {
-  const { convention, convBias, head, depth } = config;
-  if (convention === "keras" || convention === "unscaled" || convBias === "all" || head !== "none") {
+  const { convention, convBias, head, base, depth } = config;
+  if (convention === "keras" || convention === "unscaled" || convBias === "all" || head !== "none" || base !== "none") {
     const what = [
       ...(convention === "keras" ? ["bias in holes"] : []),
       ...(convention === "unscaled" ? ["no ratio"] : []),
       ...(convBias === "all" ? ["a bias in every layer"] : []),
+      ...(base === "none" ? [] : ["a smooth interpolation that it adds to"]),
       ...(head === "none" ? [] : ["a last 1x1 layer with sigmoid"]),
     ];
     throw new UserError(

@@ -50,6 +50,7 @@ const CHOICES = {
   convBias: ["last", "all"],
   bnStatistics: ["valid", "all"],
   head: ["none", "sigmoid"],
+  base: ["none", "harmonic"],
   range: ["unit", "imagenet"],
 } as const satisfies { [K in keyof UNetConfig]?: readonly UNetConfig[K][] };
 

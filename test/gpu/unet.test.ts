@@ -72,6 +72,7 @@ const CONFIGS: readonly Partial<UNetConfig>[] = [
   { channels: [5, 6] },
   { channels: [4, 7], concat: "skip-up", convBias: "all", bnStatistics: "all" },
   { channels: [4, 5], convention: "pytorch" },
+  { channels: [5, 4], base: "harmonic" },
   { channels: [5, 4], convention: "keras", convBias: "all", concat: "skip-up", head: "sigmoid", bnEps: 1e-3 },
 ];
 

@@ -7,6 +7,7 @@ import { nhwcToNchw } from "../../src/autograd/layout.js";
 import { Tape } from "../../src/autograd/tape.js";
 import { UserError } from "../../src/errors.js";
 import { readWeights } from "../../src/io/weights.js";
+import { harmonicRef } from "../../src/kernels/harmonic.js";
 import { PConvUNet, type UNetConfig } from "../../src/pconv/unet.js";
 import { unetToOnnx } from "../../src/pconv/unetOnnx.js";
 import { unetToPort } from "../../src/pconv/unetPort.js";
@@ -27,6 +28,7 @@ const FORMS: readonly (readonly [Partial<UNetConfig>, number, number, number])[]
   [{ channels: [4, 6, 8, 8, 8] }, 1, 45, 33],
   [{ channels: [4, 6, 8], convention: "pytorch" }, 2, 21, 8],
   [{ channels: [4, 6, 8], convention: "unscaled" }, 1, 24, 16],
+  [{ channels: [4, 6, 8], base: "harmonic" }, 2, 11, 16],
   [{ channels: [4, 6, 8, 8], convention: "pytorch", concat: "skip-up" }, 1, 16, 16],
   [{ channels: [4, 6, 8], ...KERAS }, 2, 19, 17],
   [{ channels: [4, 6], ...KERAS, head: "none" }, 1, 12, 9],
@@ -98,7 +100,9 @@ describe.skipIf(!installed)("the ONNX graph in onnxruntime", () => {
       image: new ort.Tensor("float32", Float32Array.from(nhwcToNchw(x, [n, 3, h, w])), [n, 3, h, w]),
       mask: new ort.Tensor("float32", mask, [n, 1, h, w]),
     };
-    return (await session.run(feeds)).output.data;
+    const base = Float32Array.from(harmonicRef({ n, h, w, masks: n }, x, mask));
+    const added = { base: new ort.Tensor("float32", Float32Array.from(nhwcToNchw(base, [n, 3, h, w])), [n, 3, h, w]) };
+    return (await session.run(model.config.base === "none" ? feeds : { ...feeds, ...added })).output.data;
   };
 
   it.each(FORMS)("gives the output of %j, %i x 3 x %i x %i", async (config, n, h, w) => {

@@ -5,6 +5,7 @@ import { batchNormStatsRef } from "../../src/kernels/batchNormStats.js";
 import { concatForwardRef } from "../../src/kernels/concat.js";
 import { maskJoinRef } from "../../src/kernels/maskJoin.js";
 import { maskMultiplyRef } from "../../src/kernels/maskMultiply.js";
+import { harmonicRef } from "../../src/kernels/harmonic.js";
 import { maskUpdateRef } from "../../src/kernels/maskUpdate.js";
 import { pconvForwardRef } from "../../src/kernels/pconvForward.js";
 import { convOutputSize, type ConvShape } from "../../src/kernels/shape.js";
@@ -93,5 +94,7 @@ export function unetRef(
     const y = pconvForwardRef(s, at.x, fromOihw(head, 1, 3, 3), weights.get("head.bias"));
     return { y: activationRef("sigmoid", 0, y), mask: at.mask };
   }
-  return { y: Float64Array.from(at.x), mask: at.mask };
+  if (c.base === "none") return { y: Float64Array.from(at.x), mask: at.mask };
+  const base = harmonicRef({ n, h: input.h, w: input.w, masks: n }, input.x, input.mask);
+  return { y: base.map((v, i) => v + at.x[i]), mask: at.mask };
 }

@@ -37,9 +37,10 @@ const VARIANTS: readonly { readonly name: string; readonly what: string; readonl
   { name: "seed", what: "the same with another seed", options: ["--seed", "2"] },
   { name: "no-ratio", what: "without the ratio sum(1)/sum(M)", options: ["--no-ratio"] },
   { name: "bn-all", what: "batch norm over all pixels", options: ["--bn-statistics", "all"] },
-  { name: "vgg", what: "with the perceptual and style terms", options: ["--vgg"] },
   { name: "width-0.125", what: "half as wide", options: ["--width", "0.125"] },
   { name: "width-0.5", what: "twice as wide", options: ["--width", "0.5"] },
+  { name: "harmonic", what: "added to a smooth interpolation", options: ["--base", "harmonic"] },
+  { name: "vgg", what: "with the perceptual and style terms", options: ["--vgg"] },
 ];
 
 interface Measured {

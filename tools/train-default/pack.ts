@@ -40,3 +40,20 @@ export async function packOptimizer(from: string, to: string): Promise<void> {
   });
   await writeWhole(to, writeSafetensors(tensors));
 }
+
+/**
+ * Makes a network of `--base none` one of `--base harmonic`: the same layers, and a last one of zeros, so that it begins by giving the
+ * base itself.
+ */
+export async function addBase(from: string, to: string): Promise<void> {
+  const file = readSafetensors(await readBytes(from), from);
+  const [key, config] = Object.entries(file.metadata).find(([, text]) => text.includes('"convention"'))!;
+  const tensors = [...file.tensors].map(([name, entry]): [string, TensorToWrite] => {
+    const { dtype, shape } = entry;
+    if (dtype === "I64") return [name, { dtype, shape, values: new BigInt64Array(1) }];
+    const values = entry.toFloat32();
+    return [name, { dtype: "F32", shape, values: name.startsWith("dec_1.conv.") ? values.fill(0) : values }];
+  });
+  const metadata = { ...file.metadata, [key]: JSON.stringify({ ...JSON.parse(config), base: "harmonic" }) };
+  await writeWhole(to, writeSafetensors(tensors, metadata));
+}

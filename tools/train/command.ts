@@ -152,6 +152,14 @@ export function trainCommand(): Command {
         .choices(["valid", "all"])
         .default("valid"),
     )
+    .addOption(
+      new Option(
+        "--base <what>",
+        "what the network adds to: nothing (the paper), or the smooth interpolation of the picture into its holes, of which it then learns what is missing",
+      )
+        .choices(["none", "harmonic"])
+        .default("none"),
+    )
     .option("--no-ratio", "partial convolution without the ratio sum(1)/sum(M): to see what that is worth")
     .option("--batch-size <images>", "images in a step (default: 1; paper: 6)", integer(1))
     .option("--epochs <n>", "epochs", integer(1), 50)

@@ -15,6 +15,7 @@ const wanted = (o: TrainOptions) => ({
   width: o.width,
   depth: o.depth,
   bnStatistics: o.bnStatistics,
+  base: o.base,
   convention: o.ratio ? ("paper" as const) : ("unscaled" as const),
 });
 
@@ -24,7 +25,7 @@ const wanted = (o: TrainOptions) => ({
  * @throws {FormatError} when it is not
  */
 export function checkModel(model: PConvUNet, o: TrainOptions, path: string, help: string): void {
-  const { channels, bnStatistics, range, convention } = model.config;
+  const { channels, bnStatistics, range, base, convention } = model.config;
   const expected = unetConfig(wanted(o)).channels;
   const refuse = (problem: string, how = help) => {
     model.free();
@@ -45,6 +46,7 @@ export function checkModel(model: PConvUNet, o: TrainOptions, path: string, help
       "train on with weights of this library",
     );
   }
+  if (base !== o.base) throw refuse(`expected a network with --base ${o.base}, got ${base}`);
   if (bnStatistics !== o.bnStatistics) {
     throw refuse(`expected a network with --bn-statistics ${o.bnStatistics}, got ${bnStatistics}`);
   }
@@ -67,7 +69,7 @@ export async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNe
     model,
     o,
     path,
-    "pass the --width, --depth, --bn-statistics and --no-ratio that the checkpoint was trained with",
+    "pass the --width, --depth, --bn-statistics, --base and --no-ratio that the checkpoint was trained with",
   );
   return model;
 }

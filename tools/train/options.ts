@@ -33,6 +33,8 @@ export interface TrainOptions {
   readonly width: number;
   readonly depth: number;
   readonly bnStatistics: "valid" | "all";
+  /** What the network adds to. */
+  readonly base: "none" | "harmonic";
   /** False: partial convolution without sum(1)/sum(M). */
   readonly ratio: boolean;
   readonly batchSize: number;
@@ -141,6 +143,7 @@ export function invocation(command: Command): Invocation {
     width: number("width", 1),
     depth: number("depth", 8),
     bnStatistics: o["bnStatistics"] as "valid" | "all",
+    base: o["base"] as "none" | "harmonic",
     ratio: o["ratio"] !== false,
     batchSize: number("batchSize", paper ? 6 : 1),
     steps,

@@ -58,6 +58,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   width: number("a number above 0 and up to 8", (v) => v > 0 && v <= 8),
   depth: integer(1, 12),
   bnStatistics: oneOf("valid", "all"),
+  base: oneOf("none", "harmonic"),
   ratio: boolean,
   batchSize: integer(1),
   steps: integer(1),
@@ -95,6 +96,7 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
 const FORMERLY = {
   checkpointOptimizer: null,
   minCrop: 1,
+  base: "none",
   ratio: true,
   drawnImages: 0,
   drawnMasks: 0,
