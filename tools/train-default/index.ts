@@ -7,7 +7,7 @@ import { Command } from "commander";
 import { writeDrawing } from "../../bench/drawing.js";
 import { integer, runCommand } from "../command.js";
 import { phaseTable, readLog, trainingCurve } from "./curve.js";
-import { packOptimizer, packWeights } from "./pack.js";
+import { addBase, packOptimizer, packWeights } from "./pack.js";
 import { lastCheckpoint, trainPhase } from "./phase.js";
 import { COMMON, type Phase, PHASES } from "./recipe.js";
 
@@ -28,15 +28,16 @@ const MOMENTS = join(ROOT, "tools", "train-default", "state", "optimizer.safeten
 
 /** The long phase once more, from the network as it is shipped and from its moments; then the last phase again. */
 function continued(steps: number): readonly Phase[] {
-  const [, , frozen, perceptual] = PHASES;
+  const [long, perceptual] = PHASES.slice(-2);
   const again = (phase: Phase, name: string, more: Partial<Phase>, seed: number): Phase => ({
     ...phase,
     ...more,
+    newBase: undefined,
     name,
     options: phase.options.map((o, i) => (phase.options[i - 1] === "--seed" ? String(seed) : o)),
   });
   return [
-    again(frozen, `continued-${steps}`, { steps }, 1000 + steps),
+    again(long, `continued-${steps}`, { steps }, 1000 + steps),
     again(perceptual, `continued-${steps}-perceptual`, {}, 2000 + steps),
   ];
 }
@@ -46,7 +47,12 @@ async function run(o: Options): Promise<void> {
   await mkdir(o.out, { recursive: true });
   const folders = phases.map(({ name }) => join(o.out, name));
   let start = o.continue === undefined ? [] : ["--checkpoint", SHIPPED, "--checkpoint-optimizer", MOMENTS];
-  for (const [i, { name, steps, batchSize, imageSize, vgg, options }] of phases.entries()) {
+  for (const [i, { name, steps, batchSize, imageSize, vgg, newBase, options }] of phases.entries()) {
+    if (newBase) {
+      const [, weights] = start;
+      start = ["--checkpoint", join(o.out, `${name}-start.safetensors`)];
+      await addBase(weights, start[1]);
+    }
     console.error(
       `phase ${name}: ${steps} steps of ${batchSize} at ${imageSize}x${imageSize}${vgg ? ", VGG terms" : ""}`,
     );
@@ -69,7 +75,8 @@ async function run(o: Options): Promise<void> {
   await packWeights(join(last, "ema.safetensors"), weights, {
     "pconv-webgpu.recipe": phases.map(({ name }) => name).join(" "),
   });
-  await packOptimizer(join(last, "optimizer.safetensors"), moments);
+  // Those of the long phase, which is what is continued.
+  await packOptimizer(join(await lastCheckpoint(folders[folders.length - 2]), "optimizer.safetensors"), moments);
   const logs = await Promise.all(phases.map((phase, i) => readLog(phase, folders[i])));
   await writeDrawing(join(o.out, "curve.png"), trainingCurve(logs));
   console.log(phaseTable(logs));

@@ -1,8 +1,9 @@
 /**
- * How the network that comes with the package was trained: the options of `pconv-train`, phase by phase, as they were run.
+ * How the network that comes with the package is trained: the options of `pconv-train`, phase by phase.
  *
  * Small pictures first, because a step costs in proportion to its pixels; then batch norm frozen and pictures as large as the
- * evaluation's, where holes are twice as thick; last the perceptual and style terms, which cost twenty times the network itself.
+ * evaluation's, where holes are twice as thick; then on top of the smooth interpolation of the holes; last the perceptual and style
+ * terms, which cost ten times the network itself.
  */
 
 /** The network: 1.6 M parameters, 3.2 MB in half precision. */
@@ -18,6 +19,8 @@ export interface Phase {
   readonly imageSize: number;
   /** With the perceptual and style terms. */
   readonly vgg: boolean;
+  /** It begins with the smooth interpolation and a last layer of zeros, see `addBase`. */
+  readonly newBase?: true | undefined;
   readonly options: readonly string[];
 }
 
@@ -37,17 +40,25 @@ export const PHASES: readonly Phase[] = [
     ],
   },
   {
-    ...{ name: "3-frozen", steps: 4500, batchSize: 2, imageSize: 256, vgg: false },
+    ...{ name: "3-frozen", steps: 1500, batchSize: 2, imageSize: 256, vgg: false },
     options: [
       ...["--stage", "finetune", "--drawn-masks", "0.4", "--drawn-images", "0.05", "--min-crop", "0.7", "--seed", "3"],
-      ...["--lr", "8e-4", "--lr-schedule", "cosine", "--lr-warmup", "100", "--ema", "0.998"],
+      ...["--lr", "7e-4", "--lr-warmup", "100", "--ema", "0.998"],
     ],
   },
   {
-    ...{ name: "4-perceptual", steps: 500, batchSize: 2, imageSize: 128, vgg: true },
+    ...{ name: "4-base", steps: 2600, batchSize: 2, imageSize: 256, vgg: false, newBase: true },
     options: [
-      ...["--stage", "finetune", "--freeze-statistics", "running", "--drawn-masks", "0.4", "--min-crop", "0.5"],
-      ...["--seed", "4", "--lr", "1e-4", "--lr-schedule", "cosine", "--ema", "0.99"],
+      ...["--base", "harmonic"],
+      ...["--stage", "finetune", "--drawn-masks", "0.4", "--drawn-images", "0.05", "--min-crop", "0.7", "--seed", "4"],
+      ...["--lr", "8e-4", "--lr-schedule", "cosine", "--lr-warmup", "50", "--ema", "0.998"],
+    ],
+  },
+  {
+    ...{ name: "5-perceptual", steps: 300, batchSize: 2, imageSize: 128, vgg: true },
+    options: [
+      ...["--base", "harmonic", "--stage", "finetune", "--freeze-statistics", "running", "--drawn-masks", "0.4"],
+      ...["--min-crop", "0.5", "--seed", "5", "--lr", "1e-4", "--lr-schedule", "cosine", "--ema", "0.98"],
     ],
   },
 ];
