@@ -2,9 +2,11 @@
 import { basename } from "node:path";
 import { Command, Option } from "commander";
 import { UserError } from "../src/errors.js";
+import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
 import { listPictures } from "../src/io/folderList.js";
 import { readMask, readPicture } from "../src/io/imageFile.js";
 import { writePicturePng } from "../src/io/png.js";
+import { isUrl } from "../src/io/url.js";
 import { diffusionFill, meanFill } from "../src/pconv/baselines.js";
 import { grid, hstack } from "../src/pconv/contactSheet.js";
 import {
@@ -39,7 +41,8 @@ const PICTURE_GAP = 4;
 interface Options {
   readonly images: string;
   readonly masks: string;
-  readonly weights?: string;
+  /** False with --no-weights. */
+  readonly weights: string | false;
   readonly size: number;
   readonly limit?: number;
   readonly baseline?: readonly (keyof typeof BASELINES)[];
@@ -56,9 +59,12 @@ interface OnGpu {
   close(): void;
 }
 
+/** Short name of weights in the table: of a URL, without its query. */
+const nameOf = (weights: string): string => basename(isUrl(weights) ? new URL(weights).pathname : weights);
+
 /** Opens the GPU if anything needs it. */
 async function open({ weights, vggPath }: Options): Promise<OnGpu> {
-  if (weights === undefined && vggPath === undefined) return { network: null, close: () => undefined };
+  if (weights === false && vggPath === undefined) return { network: null, close: () => undefined };
   // Here and not above: this file must load where Dawn does not.
   const [{ openGpu }, { loadUNet }, { inpaint }, { loadVgg }, { vggDistance }] = await Promise.all([
     import("../src/gpu/node.js"),
@@ -71,12 +77,12 @@ async function open({ weights, vggPath }: Options): Promise<OnGpu> {
   try {
     console.error(`adapter: ${gpu.adapter.name}`);
     const model =
-      weights === undefined ? null : await showingDownloads((onProgress) => loadUNet(gpu, weights, { onProgress }));
+      weights === false ? null : await showingDownloads((onProgress) => loadUNet(gpu, weights, { onProgress }));
     const vgg =
       vggPath === undefined ? null : await showingDownloads((onProgress) => loadVgg(gpu, vggPath, { onProgress }));
     return {
       network: model && {
-        name: basename(weights!),
+        name: nameOf(weights as string),
         fill: async (picture, mask) => (await inpaint(model, picture, mask)).image,
       },
       ...(vgg && { vgg: (truth) => vggDistance(vgg, truth) }),
@@ -163,11 +169,11 @@ function table(scores: readonly { method: string; bins: readonly BinQuality[] }[
 
 async function run(o: Options): Promise<void> {
   const baselines = [...new Set(o.baseline)].map((name): FillMethod => ({ name, fill: BASELINES[name] }));
-  if (o.weights === undefined && baselines.length === 0) {
+  if (o.weights === false && baselines.length === 0) {
     throw new UserError(
       "pconv evaluate",
-      "expected something to evaluate, got neither --weights nor --baseline",
-      "pass --weights FILE, --baseline mean, or both",
+      "expected something to evaluate, got --no-weights and no --baseline",
+      "pass --baseline mean, or leave out --no-weights",
     );
   }
   const found = await listPictures(o.images);
@@ -238,7 +244,8 @@ export function evaluateCommand(): Command {
     )
     .requiredOption("--images <dir>", "folder of pictures; subfolders too")
     .requiredOption("--masks <dir>", "folder of masks; subfolders too")
-    .option("--weights <path>", "weights of the network, as for pconv inpaint")
+    .option("--weights <path>", "weights of the network, as for pconv inpaint", DEFAULT_WEIGHTS)
+    .option("--no-weights", "only the baselines")
     .addOption(
       new Option(
         "--baseline <name...>",
@@ -255,7 +262,7 @@ export function evaluateCommand(): Command {
       "VGG16 or VGG19, or auto to download it: adds a distance by its features, in the manner of LPIPS but not LPIPS",
     )
     .option("--sheet <file>", "PNG of the best, median and worst result of each bin")
-    .option("--json", "one JSON line on stdout; its bins are the network's, or the first baseline's without --weights")
+    .option("--json", "one JSON line on stdout; its bins are the network's, or the first baseline's with --no-weights")
     .option("--debug", "show stack traces")
     .action(run);
 }

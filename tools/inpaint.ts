@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import sharp from "sharp";
 import { GpuError, UserError } from "../src/errors.js";
+import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
 import { defaultTile } from "../src/pconv/inpaint.js";
 import { integer } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
@@ -19,7 +20,7 @@ const MAX_TILE = 8192;
 
 interface Options extends MaskOptions {
   readonly mask: string;
-  readonly weights?: string;
+  readonly weights: string;
   readonly out?: string;
   readonly tile?: number;
   readonly raw?: true;
@@ -33,13 +34,6 @@ function path(text: string): string {
 }
 
 async function run(inputs: readonly string[], o: Options): Promise<void> {
-  if (o.weights === undefined) {
-    throw new UserError(
-      "--weights",
-      "expected the weights of a network, got none",
-      "train some (pconv-train --train DIR; they are in runs/NAME), or pass a .pth or .h5 of other implementations",
-    );
-  }
   const jobs = await listJobs(inputs, o.mask, o.out);
   const taken = inputsOf(jobs);
   const work: Job[] = [];
@@ -69,8 +63,7 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
   let progress: Progress | undefined;
   let [done, failed] = [0, 0];
   try {
-    const weights = o.weights;
-    const model = await showingDownloads((onProgress) => loadUNet(gpu, weights, { onProgress }));
+    const model = await showingDownloads((onProgress) => loadUNet(gpu, o.weights, { onProgress }));
     // A file's size tells best how long it takes, short of opening it. One that is gone by now fails when it is its turn.
     const sizes = await Promise.all(work.map(({ image }) => stat(image).then((s) => Math.max(1, s.size), () => 1))); // prettier-ignore
     const bar = (progress = new Progress(sizes.reduce((sum, size) => sum + size, 0)));
@@ -148,7 +141,12 @@ export function inpaintCommand(): Command {
       path,
     )
     .addOption(new Option("--holes <colour>", "colour of the hole").choices(["white", "black"]).default("white"))
-    .option("--weights <path>", "weights of the network: a file, a URL, or the folder of a checkpoint or run", path)
+    .option(
+      "--weights <path>",
+      "weights of the network: a file, a URL, the folder of a checkpoint or run, or those that come with the package",
+      path,
+      DEFAULT_WEIGHTS,
+    )
     .option(
       "--out <path>",
       "folder for the results, or for one picture a file; .jpg is possible, but changes all pixels a little " +

@@ -1,9 +1,10 @@
 /** Weights from wherever a caller has them; for Node and browsers. */
 import { UserError } from "../errors.js";
+import { DEFAULT_WEIGHTS, defaultWeightsUrl } from "./defaultWeights.js";
 import type { DownloadOptions } from "./download.js";
 import { isUrl } from "./url.js";
 
-/** The bytes themselves, the address of a file on the web, or on Node a path. */
+/** The bytes themselves, the address of a file on the web, `"default"` (what comes with the package), or on Node a path. */
 export type WeightSource = string | URL | Uint8Array | ArrayBuffer;
 
 export interface SourceBytes {
@@ -24,7 +25,7 @@ const onNode = typeof process === "object" && typeof process.versions?.node === 
 export async function readSource(source: WeightSource): Promise<SourceBytes> {
   if (source instanceof Uint8Array) return { bytes: source, name: "weights" };
   if (source instanceof ArrayBuffer) return { bytes: new Uint8Array(source), name: "weights" };
-  const name = String(source);
+  const name = String(source === DEFAULT_WEIGHTS ? defaultWeightsUrl() : source);
   if (onNode) {
     // Not a text that bundlers for browsers would follow: Node's modules are behind it.
     const files = "./files.js";

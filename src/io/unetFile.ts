@@ -1,10 +1,12 @@
 /** The U-Net from a weight file. Node only. */
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { UserError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
 import type { PConvUNet } from "../pconv/unet.js";
 import { unetFromCheckpoint } from "../pconv/unetWeights.js";
+import { DEFAULT_WEIGHTS, defaultWeightsUrl } from "./defaultWeights.js";
 import type { DownloadOptions } from "./download.js";
 import { isUrl } from "./url.js";
 import { readWeightsFile } from "./weightsFile.js";
@@ -18,6 +20,7 @@ const IN_CHECKPOINT = ["ema.safetensors", "model.safetensors"];
  * @throws {UserError} for a folder without
  */
 async function weightFile(path: string): Promise<string> {
+  if (path === DEFAULT_WEIGHTS) return fileURLToPath(defaultWeightsUrl());
   const isFolder = !isUrl(path) && (await stat(path).then((s) => s.isDirectory(), () => false)); // prettier-ignore
   if (!isFolder) return path;
   const names = await readdir(path);
@@ -34,7 +37,8 @@ async function weightFile(path: string): Promise<string> {
 
 /**
  * Loads a network from a file or URL: .safetensors written by this library, a checkpoint of the PyTorch port (.pth,
- * .safetensors), or one of PConv-Keras (.h5). The folder of a checkpoint or of a run stands for the weights in it.
+ * .safetensors), or one of PConv-Keras (.h5). The folder of a checkpoint or of a run stands for the weights in it, and
+ * `"default"` for those that come with the package.
  * @throws {UserError} when the file cannot be read; {@link FormatError} when it holds something else.
  */
 export async function loadUNet(gpu: Gpu, path: string, options: DownloadOptions = {}): Promise<PConvUNet> {

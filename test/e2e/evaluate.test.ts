@@ -111,7 +111,15 @@ describe("pconv evaluate", () => {
   );
 
   it("prints a table that says what is empty and what was not used", async () => {
-    const { status, stdout } = await run("evaluate", ...folders(), "--baseline", "mean", "--limit", "1");
+    const { status, stdout } = await run(
+      "evaluate",
+      ...folders(),
+      "--no-weights",
+      "--baseline",
+      "mean",
+      "--limit",
+      "1",
+    );
     expect(status).toBe(0);
     expect(stdout).toMatch(/^1 of 2 images, 3 masks at 40x40/);
     expect(stdout).toMatch(/^0\.01-0\.1 +mean +1 +1 +2\.627 +18\.60 +0\.\d{4}$/m);
@@ -120,19 +128,30 @@ describe("pconv evaluate", () => {
     expect(stdout).toContain("1 mask is in none of the bins");
   });
 
+  it("measures the network that comes with the package unless told otherwise", { timeout: 60_000 }, async () => {
+    const { status, stdout } = await run("evaluate", ...folders(), "--limit", "1", "--json");
+    expect(status).toBe(0);
+    const said = JSON.parse(stdout) as { method: string; bins: BinQuality[] };
+    expect(said.method).toBe("default");
+    expect(said.bins[0].psnr).toBeGreaterThan(20);
+  });
+
   it("refuses what it cannot do", async () => {
-    expectRefusal(await run("evaluate", ...folders()), "neither --weights nor --baseline");
+    expectRefusal(await run("evaluate", ...folders(), "--no-weights"), "--no-weights and no --baseline");
     expectRefusal(await run("evaluate", ...folders(), "--baseline", "telea"), "mean, diffusion", "telea");
     expectRefusal(
-      await run("evaluate", ...folders(), "--baseline", "mean", "--holes", "black"),
+      await run("evaluate", ...folders(), "--no-weights", "--baseline", "mean", "--holes", "black"),
       "none has, with black as the hole",
       "--holes white",
     );
-    expectRefusal(await run("evaluate", ...folders(), "--baseline", "mean", "--size", "10"), "from 11 to 4096");
+    expectRefusal(
+      await run("evaluate", ...folders(), "--no-weights", "--baseline", "mean", "--size", "10"),
+      "from 11 to 4096",
+    );
     await mkdir(at("bad"));
     writeFileSync(at("bad/a.png"), "words");
     expectRefusal(
-      await run("evaluate", "--images", at("bad"), "--masks", at("masks"), "--baseline", "mean"),
+      await run("evaluate", "--images", at("bad"), "--masks", at("masks"), "--no-weights", "--baseline", "mean"),
       "a.png",
       'begins with "words"',
     );

@@ -196,7 +196,7 @@ describe("pconv inpaint", () => {
   });
 
   it.each([
-    [["photos", "--mask", "masks"], "--weights"],
+    [["photos/a.png", "--mask", "masks/a.png", "--weights", "absent.safetensors"], "absent.safetensors"],
     [["photos", "--mask", "masks", "--out", "one.png", ...COMMON], "a folder for several pictures"],
     [["absent.png", "--mask", "masks", ...COMMON], "no such file"],
     [["photos/a.png", "--mask", "absent.png", ...COMMON], "no such file"],

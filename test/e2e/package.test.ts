@@ -68,7 +68,8 @@ describe("the packed package", () => {
     const entry = exports["./browser"];
     for (const path of [...Object.values(bin), entry.types, entry.default, "dist/src/index.js", "docs/1-masks.md"])
       expect(readFileSync(join(installed, path)).length).toBeGreaterThan(0);
-    expect(readdirSync(join(installed, "dist")).sort()).toEqual(["bench", "src", "tools"]);
+    expect(readdirSync(join(installed, "dist")).sort()).toEqual(["bench", "models", "src", "tools"]);
+    expect(readdirSync(join(installed, "dist/tools"))).not.toContain("train-default");
   });
 
   it("the README's snippets compile under strict TypeScript", async () => {
@@ -77,8 +78,6 @@ describe("the packed package", () => {
   });
 
   it("the README's snippets run on Node", async () => {
-    const small = ["--no-vgg", "--image-size", "32", "--width", "0.1", "--depth", "3", "--steps", "1"];
-    await node(join(installed, "dist/tools/pconv-train.js"), ...small, "--name", "mine");
     const size = { width: 61, height: 47 };
     await sharp({ create: { ...size, channels: 3, background: "#4080c0" } }).jpeg().toFile(at("photo.jpg")); // prettier-ignore
     await writeMaskPng(at("mask.png"), generateMask(size.width, size.height, Rng.of(1)));
@@ -104,6 +103,8 @@ describe("the packed package", () => {
     expect(modules.some((id) => id.includes("dist/src/pconv/unet.js"))).toBe(true);
     expect(modules.filter((id) => /browser-external|^node:|node_modules\/(sharp|pngjs|webgpu|commander)\//.test(id))).toEqual([]); // prettier-ignore
     for (const { code } of chunks) expect(code).not.toMatch(/["']node:/);
+    // The weights that come with the package are a file of their own beside the code.
+    expect(output.filter((file) => file.type === "asset" && file.fileName.endsWith(".safetensors"))).toHaveLength(1);
     expect(warnings).toEqual([]);
   });
 });
