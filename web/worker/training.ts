@@ -1,6 +1,6 @@
 /** The live demo: a small network learns one picture. */
+import { Tape } from "../../src/autograd/tape.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
-import { inpaint } from "../../src/pconv/inpaint.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
 import type { MaskPicture, MaskSource, Picture, PictureSource } from "../../src/pconv/picture.js";
 import { generateMask, RandomMaskSource } from "../../src/pconv/randomMask.js";
@@ -60,11 +60,29 @@ class Crops implements PictureSource {
   }
 }
 
-/** Masked, output, composite and truth of the middle of the picture, side by side. */
+/**
+ * What the network draws with the statistics of the picture itself: the running ones follow a few steps behind, which shows while it
+ * learns this fast.
+ */
+async function drawNow(model: PConvUNet, { pixels }: Picture, mask: MaskPicture): Promise<Float32Array> {
+  const shape = { n: 1, h: SIDE, w: SIDE };
+  const tape = new Tape(model.gpu, { grad: false });
+  try {
+    model.train();
+    const image = tape.upload({ ...shape, c: 3 }, pixels, "picture");
+    return await model.forward(tape, image, tape.uploadMask(shape, mask.values)).output.values();
+  } finally {
+    tape.dispose();
+  }
+}
+
+/** Masked, output, composite and truth, side by side. */
 async function drawStrip(model: PConvUNet, truth: Picture, mask: MaskPicture): Promise<RgbaPicture> {
-  const { image, output } = await inpaint(model, truth, mask, { coarse: false });
-  const masked = Float32Array.from(truth.pixels, (v, i) => (mask.values[Math.floor(i / 3)] === 1 ? v : 1));
-  const panels = [masked, output.pixels, image.pixels, truth.pixels];
+  const output = await drawNow(model, truth, mask);
+  const isValid = (i: number) => mask.values[Math.floor(i / 3)] === 1;
+  const masked = Float32Array.from(truth.pixels, (v, i) => (isValid(i) ? v : 1));
+  const filled = Float32Array.from(truth.pixels, (v, i) => (isValid(i) ? v : output[i]));
+  const panels = [masked, output, filled, truth.pixels];
   const rgba = new Uint8ClampedArray(panels.length * SIDE * SIDE * 4);
   panels.forEach((pixels, panel) => {
     for (let y = 0; y < SIDE; y++) {
