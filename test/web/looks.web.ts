@@ -10,6 +10,8 @@ import { fill, paint, ready, setBrush } from "./editor.js";
 import { serve, type Site } from "./serve.js";
 
 const SCREENSHOTS = "web/screenshots";
+/** Width of the screenshots that are kept, in pixels. */
+const LARGEST = 800;
 const SAMPLE = { width: 512, height: 384 };
 const SIZES = { phone: { width: 390, height: 844 }, desktop: { width: 1280, height: 900 } };
 const SCHEMES = ["light", "dark"] as const;
@@ -48,7 +50,8 @@ describe.skipIf(WITHOUT_CHROMIUM)("looks", () => {
 
   async function shoot(page: Page, name: string, fullPage = false): Promise<void> {
     const png = await page.screenshot({ fullPage });
-    await sharp(png).png({ palette: true, colours: 128, effort: 8 }).toFile(`${SCREENSHOTS}/${name}.png`);
+    const resized = sharp(png).resize({ width: LARGEST, withoutEnlargement: true });
+    await resized.png({ palette: true, colours: 128, effort: 8 }).toFile(`${SCREENSHOTS}/${name}.png`);
   }
 
   for (const [device, viewport] of Object.entries(SIZES)) {

@@ -158,6 +158,13 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
     for (const request of requests) expect(request).toMatch(new RegExp(`^(blob:)?${site.url(PATH)}`));
     expect(requests.filter((url) => url.endsWith(".safetensors"))).toHaveLength(1);
     expect(complaints).toEqual([]);
+    const ran = await page.evaluate(() => {
+      const script = document.createElement("script");
+      script.textContent = "document.title = 'inline'";
+      document.head.append(script);
+      return document.title;
+    });
+    expect(ran).not.toBe("inline"); // the policy is at work
     console.log(`requests: ${requests.length}, all to ${site.url(PATH)}`);
     await context.close();
   });
@@ -204,6 +211,37 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
     await context.close();
   });
 
+  it("zooms by wheel and keys, pans with space, and paints with a finger", async () => {
+    const { context, page, complaints } = await open(browser, site.url(PATH), { ...DESKTOP, hasTouch: true });
+    const size = { width: 96, height: 64 };
+    await openPng(page, "small.png", size, gradient(96, 64));
+    await ready(page);
+    const zoom = () => page.locator("#zoom-value").textContent();
+    const box = (await page.locator("#canvas").boundingBox())!;
+    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+    expect(await zoom()).toBe("400 %");
+    await page.mouse.move(x, y);
+    await page.mouse.wheel(0, -600);
+    await expect.poll(zoom).toBe("1178 %");
+    await page.locator("#canvas").focus();
+    await page.keyboard.down(" ");
+    await page.mouse.down();
+    await page.mouse.move(x + 50, y, { steps: 3 });
+    await page.mouse.up();
+    await page.keyboard.up(" ");
+    expect(await status(page)).toMatch(/paint over/);
+    await page.keyboard.press("0");
+    await expect.poll(zoom).toBe("400 %");
+    await page.touchscreen.tap(x, y);
+    await expect.poll(() => status(page)).toMatch(/the hole is/);
+    await page.locator("#invert").click();
+    expect(await status(page)).toMatch(/the hole is (9\d|100) % of it/);
+    await page.locator("#clear").click();
+    expect(await status(page)).toMatch(/paint over/);
+    expect(complaints).toEqual([]);
+    await context.close();
+  });
+
   it("cancels at once, and fills afterwards", async () => {
     const { context, page } = await open(browser, site.url(PATH), DESKTOP);
     const size = { width: 96, height: 64 };
@@ -211,7 +249,10 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
     await ready(page);
     await paint(page, size, [40, 30], [50, 30]);
     await page.locator("#fill").click();
-    await page.locator("#cancel").click();
+    expect(await page.evaluate(() => document.activeElement!.id)).toBe("cancel");
+    await page.keyboard.press("Enter");
+    await page.locator("#editor[data-phase=edit]").waitFor();
+    expect(await page.evaluate(() => document.activeElement!.id)).toBe("canvas");
     expect(await page.locator("#editor").getAttribute("data-phase")).toBe("edit");
     expect(await status(page)).toMatch(/Cancelled/);
     await fill(page);

@@ -186,7 +186,6 @@ export class Editor {
       this.news.idle();
       const passes = filled.passes === 1 ? "1 pass" : `${filled.passes} passes`;
       this.news.say(`Filled in ${filled.seconds.toFixed(filled.seconds < 10 ? 1 : 0)} s, ${passes}.`);
-      button("download").focus({ preventScroll: true });
     } finally {
       this.fillStop = null;
       this.news.idle();
@@ -220,9 +219,17 @@ export class Editor {
     download(await this.client.call("encodePng", maskToRgba(this.open.editing.mask)), `${this.open.name}.mask.png`);
   }
 
+  /** Keyboards must not lose their place because the button under it went away. */
+  private keepFocus(focused: Element | null): void {
+    if (!(focused instanceof HTMLElement) || !(focused.hidden || (focused as HTMLButtonElement).disabled)) return;
+    const next = { empty: "sample", edit: "canvas", filling: "cancel", result: "download" }[this.phase];
+    byId(next, HTMLElement).focus({ preventScroll: true });
+  }
+
   /** Shows what may be done now. */
   private update(): void {
     const { phase, open } = this;
+    const focused = document.activeElement; // it is nobody's any more once its button is disabled
     this.root.dataset["phase"] = phase;
     const editing = phase === "edit" ? open?.editing : undefined;
     const hole = (open?.editing.mask.holes ?? 0) > 0;
@@ -247,5 +254,6 @@ export class Editor {
       const what = hole ? `the hole is ${share.toFixed(share < 10 ? 1 : 0)} % of it` : "paint over what should go";
       this.news.say(`${sizeOf(open.picture)}: ${what}.`);
     }
+    this.keepFocus(focused);
   }
 }
