@@ -9,7 +9,8 @@ import { launch, open, WITHOUT_CHROMIUM } from "./browser.js";
 import { fill, paint, ready, setBrush } from "./editor.js";
 import { serve, type Site } from "./serve.js";
 
-const SCREENSHOTS = "web/screenshots";
+/** Git ignores `runs`; PCONV_SCREENSHOTS=web/screenshots renews those of the repository. */
+const SCREENSHOTS = process.env["PCONV_SCREENSHOTS"] ?? "runs/screenshots";
 /** Width of the screenshots that are kept, in pixels. */
 const LARGEST = 800;
 const SAMPLE = { width: 512, height: 384 };

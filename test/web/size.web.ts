@@ -67,9 +67,13 @@ describe.skipIf(WITHOUT_CHROMIUM)("the example in docs/6-browser.md", () => {
     expect(script.trimEnd().split("\n").length).toBeLessThanOrEqual(15);
     const folder = await mkdtemp(join(tmpdir(), "pconv-example-"));
     await writeFile(join(folder, "index.html"), html);
-    const background = { r: 60, g: 120, b: 180 };
-    await sharp({ create: { width: 96, height: 64, channels: 3, background } })
-      .jpeg()
+    // The hole of the example is red, and the rest is blue: what fills it must not be.
+    const red = { create: { width: 20, height: 64, channels: 3, background: "#e01010" } } as const;
+    const blue = { create: { width: 96, height: 64, channels: 3, background: "#3c78b4" } } as const;
+    const left = await sharp(red).png().toBuffer();
+    await sharp(blue)
+      .composite([{ input: left, left: 0, top: 0 }])
+      .png()
       .toFile(join(folder, "photo.jpg"));
     const site = await serve([
       { path: "/", folder },
@@ -83,9 +87,10 @@ describe.skipIf(WITHOUT_CHROMIUM)("the example in docs/6-browser.md", () => {
           (at) => Array.from(document.querySelector("canvas")!.getContext("2d")!.getImageData(at, 32, 1, 1).data),
           x,
         );
-      const before = await pixel(80);
-      await expect.poll(() => pixel(4), { timeout: 120_000, interval: 500 }).not.toEqual(before);
-      expect(await pixel(80)).toEqual(before);
+      await expect.poll(() => pixel(80)).toEqual([0x3c, 0x78, 0xb4, 255]);
+      expect((await pixel(4))[0]).toBeGreaterThan(200);
+      await expect.poll(async () => (await pixel(4))[0], { timeout: 120_000, interval: 500 }).toBeLessThan(130);
+      expect(await pixel(80)).toEqual([0x3c, 0x78, 0xb4, 255]);
       expect(complaints.filter((text) => !/favicon|404/.test(text))).toEqual([]);
       expect(requests.some((url) => url.endsWith("dist/models/default.safetensors"))).toBe(true);
     } finally {
