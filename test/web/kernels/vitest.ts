@@ -62,14 +62,20 @@ export function expect(actual: unknown) {
     toBe: (want: unknown) => check(Object.is(actual, want), actual, `to be ${show(want)}`),
     toBeNull: () => check(actual === null, actual, "to be null"),
     toEqual: (want: unknown) => check(show(actual) === show(want), actual, `to equal ${show(want)}`),
-    toThrow: (want: RegExp | (new (...args: never[]) => Error)) => {
+    toThrow: (want: string | RegExp | (new (...args: never[]) => Error)) => {
       let thrown: unknown;
       try {
         (actual as () => unknown)();
       } catch (error) {
         thrown = error;
       }
-      const fits = want instanceof RegExp ? want.test(String(thrown)) : thrown instanceof want;
+      const text = String(thrown);
+      const fits =
+        typeof want === "string"
+          ? text.includes(want)
+          : want instanceof RegExp
+            ? want.test(text)
+            : thrown instanceof want;
       check(thrown !== undefined && fits, thrown, `to be an error like ${String(want)}`);
     },
   };
