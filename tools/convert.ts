@@ -184,6 +184,9 @@ async function run(input: string, output: string, o: Options): Promise<void> {
   const bytes = await showingDownloads((onProgress) => readBytes(input, { onProgress }));
   const convention = o.vggConvention === "auto" ? vggConventionOf(input, bytes) : o.vggConvention;
   const { file, report } = await convertWeights(bytes, input, to, convention);
+  if (o.vggConvention !== "auto" && report.contents !== "vgg") {
+    throw new UserError("--vgg-convention", `expected a VGG with it, got ${report.contents === "unet" ? "a U-Net" : "another network"}`, "leave it out"); // prettier-ignore
+  }
   await writeWhole(output, file);
   if (o.json) console.log(JSON.stringify({ input, output: resolve(output), bytes: file.length, ...report }));
   else for (const line of text(report, input, output, file.length)) console.log(line);

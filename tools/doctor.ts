@@ -165,7 +165,7 @@ async function open(): Promise<Gpu> {
     throw new UserError(
       "openGpu",
       `expected Dawn (npm package webgpu) to load, got: ${text}`,
-      "run npm ci again on this machine; Dawn needs Linux with glibc 2.36 or newer, macOS or Windows",
+      "install the package again on this machine (npm ci, or npm install pconv-webgpu); Dawn needs Linux with glibc 2.36 or newer, macOS or Windows",
       { cause },
     );
   }

@@ -33,6 +33,7 @@ export class Progress {
   /** Counts finished work. */
   advance(amount: number): void {
     this.done = Math.min(this.total, this.done + amount);
+    if (this.total === 0) return; // nothing to do, and no time to foretell
     const now = performance.now();
     const left = duration((((now - this.started) / this.done) * (this.total - this.done)) / 1000);
     this.bar?.update(this.done, { left });

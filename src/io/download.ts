@@ -144,8 +144,10 @@ class Patience {
     this.timer = setTimeout(() => this.controller.abort(), this.ms);
   }
 
+  /** Nothing more is wanted: what is still coming is cut off, or it would keep the process alive until it has come. */
   stop(): void {
     clearTimeout(this.timer);
+    this.controller.abort();
   }
 }
 

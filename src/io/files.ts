@@ -5,6 +5,9 @@ import { UserError } from "../errors.js";
 import { cachedDownload, type DownloadOptions } from "./download.js";
 import { isUrl } from "./url.js";
 
+/** Node reads no larger file into one buffer. */
+const LARGEST_FILE = 2 ** 31 - 1;
+
 /**
  * The bytes of a file on disk (a path or `file://` URL), or of one on the web (`http://`, `https://`), which is downloaded once, see `cachedDownload`.
  *
@@ -12,7 +15,7 @@ import { isUrl } from "./url.js";
  */
 export async function readBytes(path: string, options: DownloadOptions = {}): Promise<Buffer> {
   try {
-    if (isUrl(path)) return await readFile(await cachedDownload(path, options));
+    if (isUrl(path)) return await readFile(await cachedDownload(path, { maxBytes: LARGEST_FILE, ...options }));
     return await readFile(path.startsWith("file://") ? new URL(path) : path);
   } catch (cause) {
     throw fileError(path, "read", cause);
