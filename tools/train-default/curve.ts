@@ -52,8 +52,8 @@ export function phaseTable(logs: readonly PhaseLog[]): string {
   const rows = logs.map(({ phase, lines }) => {
     const last = lines.findLast((line) => line.validation)?.validation?.psnr;
     const seen = (phase.steps * phase.batchSize).toLocaleString("en");
-    return `| ${phase.name} | ${phase.steps} | ${phase.batchSize} | ${phase.imageSize} | ${seen} | ${phase.vgg ? "yes" : "no"} | ${last?.toFixed(2) ?? "-"} |`;
+    return `| ${phase.name} | ${phase.steps} | ${phase.batchSize} | ${phase.imageSize} | ${seen} | ${last?.toFixed(2) ?? "-"} |`;
   });
-  const head = "| phase | steps | batch | size | pictures | VGG terms | validation PSNR, dB |";
-  return [head, "|---|---|---|---|---|---|---|", ...rows].join("\n");
+  const head = "| phase | steps | batch | size | pictures | validation PSNR, dB |";
+  return [head, "|---|---|---|---|---|---|", ...rows].join("\n");
 }

@@ -15,7 +15,6 @@ interface Options {
   readonly photos: string;
   readonly masks: string;
   readonly validation?: string;
-  readonly vggPath: string;
   readonly out: string;
   readonly continue?: number;
   readonly install?: true;
@@ -26,20 +25,11 @@ const ROOT = fileURLToPath(new URL(import.meta.url.includes("/dist/") ? "../../.
 const SHIPPED = join(ROOT, "models", "default.safetensors");
 const MOMENTS = join(ROOT, "tools", "train-default", "state", "optimizer.safetensors");
 
-/** The long phase once more, from the network as it is shipped and from its moments; then the last phase again. */
+/** The last phase once more, from the network as it is shipped and from its moments. */
 function continued(steps: number): readonly Phase[] {
-  const [long, perceptual] = PHASES.slice(-2);
-  const again = (phase: Phase, name: string, more: Partial<Phase>, seed: number): Phase => ({
-    ...phase,
-    ...more,
-    newBase: undefined,
-    name,
-    options: phase.options.map((o, i) => (phase.options[i - 1] === "--seed" ? String(seed) : o)),
-  });
-  return [
-    again(long, `continued-${steps}`, { steps }, 1000 + steps),
-    again(perceptual, `continued-${steps}-perceptual`, {}, 2000 + steps),
-  ];
+  const last = PHASES[PHASES.length - 1];
+  const options = last.options.map((o, i) => (last.options[i - 1] === "--seed" ? String(1000 + steps) : o));
+  return [{ ...last, name: `continued-${steps}`, steps, options, newBase: undefined }];
 }
 
 async function run(o: Options): Promise<void> {
@@ -47,15 +37,13 @@ async function run(o: Options): Promise<void> {
   await mkdir(o.out, { recursive: true });
   const folders = phases.map(({ name }) => join(o.out, name));
   let start = o.continue === undefined ? [] : ["--checkpoint", SHIPPED, "--checkpoint-optimizer", MOMENTS];
-  for (const [i, { name, steps, batchSize, imageSize, vgg, newBase, options }] of phases.entries()) {
+  for (const [i, { name, steps, batchSize, imageSize, newBase, options }] of phases.entries()) {
     if (newBase) {
       const [, weights] = start;
       start = ["--checkpoint", join(o.out, `${name}-start.safetensors`)];
       await addBase(weights, start[1]);
     }
-    console.error(
-      `phase ${name}: ${steps} steps of ${batchSize} at ${imageSize}x${imageSize}${vgg ? ", VGG terms" : ""}`,
-    );
+    console.error(`phase ${name}: ${steps} steps of ${batchSize} at ${imageSize}x${imageSize}`);
     await trainPhase(folders[i], [
       ...[
         "--train",
@@ -65,8 +53,7 @@ async function run(o: Options): Promise<void> {
         ...(o.validation === undefined ? [] : ["--validation", o.validation]),
       ],
       ...["--steps", String(steps), "--batch-size", String(batchSize), "--image-size", String(imageSize)],
-      ...(vgg ? ["--vgg-path", o.vggPath] : ["--no-vgg"]),
-      ...[...COMMON, ...options, ...start],
+      ...["--no-vgg", ...COMMON, ...options, ...start],
     ]);
     start = ["--checkpoint", join(await lastCheckpoint(folders[i]), "ema.safetensors")];
   }
@@ -75,8 +62,7 @@ async function run(o: Options): Promise<void> {
   await packWeights(join(last, "ema.safetensors"), weights, {
     "pconv-webgpu.recipe": phases.map(({ name }) => name).join(" "),
   });
-  // Those of the long phase, which is what is continued.
-  await packOptimizer(join(await lastCheckpoint(folders[folders.length - 2]), "optimizer.safetensors"), moments);
+  await packOptimizer(join(last, "optimizer.safetensors"), moments);
   const logs = await Promise.all(phases.map((phase, i) => readLog(phase, folders[i])));
   await writeDrawing(join(o.out, "curve.png"), trainingCurve(logs));
   console.log(phaseTable(logs));
@@ -90,7 +76,6 @@ const command = new Command("train-default")
   )
   .requiredOption("--photos <dir>", "folder of training photos, 256 pixels high or more")
   .requiredOption("--masks <dir>", "folder of masks, white = hole; half of the masks are drawn")
-  .requiredOption("--vgg-path <file>", "VGG16 or VGG19 weights for the last phase, or auto")
   .option("--validation <dir>", "folder of validation photos")
   .option("--out <dir>", "folder of the phases' runs", "runs/default")
   .option("--continue <steps>", "train the shipped network on, for so many steps, instead of a new one", integer(1))

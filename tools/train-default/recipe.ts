@@ -2,8 +2,8 @@
  * How the network that comes with the package is trained: the options of `pconv-train`, phase by phase.
  *
  * Small pictures first, because a step costs in proportion to its pixels; then batch norm frozen and pictures as large as the
- * evaluation's, where holes are twice as thick; then on top of the smooth interpolation of the holes; last the perceptual and style
- * terms, which cost ten times the network itself.
+ * evaluation's, where holes are twice as thick; then on top of the smooth interpolation of the holes. The perceptual and style terms cost ten
+ * times the network itself, and a hundred steps of them made it worse (docs/ablations.md): they wait for a longer training.
  */
 
 /** The network: 1.6 M parameters, 3.2 MB in half precision. */
@@ -17,8 +17,6 @@ export interface Phase {
   readonly batchSize: number;
   /** Side of the training pictures in pixels. */
   readonly imageSize: number;
-  /** With the perceptual and style terms. */
-  readonly vgg: boolean;
   /** It begins with the smooth interpolation and a last layer of zeros, see `addBase`. */
   readonly newBase?: true | undefined;
   readonly options: readonly string[];
@@ -26,39 +24,32 @@ export interface Phase {
 
 export const PHASES: readonly Phase[] = [
   {
-    ...{ name: "1-small", steps: 3000, batchSize: 4, imageSize: 128, vgg: false },
+    ...{ name: "1-small", steps: 3000, batchSize: 4, imageSize: 128 },
     options: [
       ...["--drawn-masks", "0.5", "--drawn-images", "0.1", "--seed", "1"],
       ...["--lr", "1.5e-3", "--lr-schedule", "cosine", "--lr-warmup", "100", "--ema", "0.998"],
     ],
   },
   {
-    ...{ name: "2-crops", steps: 4612, batchSize: 4, imageSize: 128, vgg: false },
+    ...{ name: "2-crops", steps: 4612, batchSize: 4, imageSize: 128 },
     options: [
       ...["--drawn-masks", "0.5", "--drawn-images", "0.1", "--min-crop", "0.5", "--seed", "2"],
       ...["--lr", "1e-3", "--lr-warmup", "200", "--ema", "0.999"],
     ],
   },
   {
-    ...{ name: "3-frozen", steps: 1500, batchSize: 2, imageSize: 256, vgg: false },
+    ...{ name: "3-frozen", steps: 1500, batchSize: 2, imageSize: 256 },
     options: [
       ...["--stage", "finetune", "--drawn-masks", "0.4", "--drawn-images", "0.05", "--min-crop", "0.7", "--seed", "3"],
       ...["--lr", "7e-4", "--lr-warmup", "100", "--ema", "0.998"],
     ],
   },
   {
-    ...{ name: "4-base", steps: 2600, batchSize: 2, imageSize: 256, vgg: false, newBase: true },
+    ...{ name: "4-base", steps: 2600, batchSize: 2, imageSize: 256, newBase: true },
     options: [
       ...["--base", "harmonic"],
       ...["--stage", "finetune", "--drawn-masks", "0.4", "--drawn-images", "0.05", "--min-crop", "0.7", "--seed", "4"],
       ...["--lr", "8e-4", "--lr-schedule", "cosine", "--lr-warmup", "50", "--ema", "0.998"],
-    ],
-  },
-  {
-    ...{ name: "5-perceptual", steps: 300, batchSize: 2, imageSize: 128, vgg: true },
-    options: [
-      ...["--base", "harmonic", "--stage", "finetune", "--freeze-statistics", "running", "--drawn-masks", "0.4"],
-      ...["--min-crop", "0.5", "--seed", "5", "--lr", "1e-4", "--lr-schedule", "cosine", "--ema", "0.98"],
     ],
   },
 ];
