@@ -20,6 +20,9 @@ interface Options {
   readonly install?: true;
 }
 
+/** Fewer would leave no point of the curve, and no trace in the averaged weights. */
+const LEAST_STEPS = 1000;
+
 // From dist/tools/train-default, or from tools/train-default itself, the repository's root.
 const ROOT = fileURLToPath(new URL(import.meta.url.includes("/dist/") ? "../../../" : "../../", import.meta.url));
 const SHIPPED = join(ROOT, "models", "default.safetensors");
@@ -78,7 +81,7 @@ const command = new Command("train-default")
   .requiredOption("--masks <dir>", "folder of masks, white = hole; half of the masks are drawn")
   .option("--validation <dir>", "folder of validation photos")
   .option("--out <dir>", "folder of the phases' runs", "runs/default")
-  .option("--continue <steps>", "train the shipped network on, for so many steps, instead of a new one", integer(1))
+  .option("--continue <steps>", "train the shipped network on, for so many steps, instead of a new one", integer(LEAST_STEPS))
   .option(
     "--install",
     "put weights and optimizer where they are shipped and continued from (models/, tools/train-default/state/)",
