@@ -81,7 +81,11 @@ const command = new Command("train-default")
   .requiredOption("--masks <dir>", "folder of masks, white = hole; half of the masks are drawn")
   .option("--validation <dir>", "folder of validation photos")
   .option("--out <dir>", "folder of the phases' runs", "runs/default")
-  .option("--continue <steps>", "train the shipped network on, for so many steps, instead of a new one", integer(LEAST_STEPS))
+  .option(
+    "--continue <steps>",
+    "train the shipped network on, for so many steps, instead of a new one",
+    integer(LEAST_STEPS),
+  )
   .option(
     "--install",
     "put weights and optimizer where they are shipped and continued from (models/, tools/train-default/state/)",
