@@ -29,6 +29,6 @@ export default defineConfig({
   plugins: [contentSecurityPolicy, shrinkWgsl],
   worker: { format: "es", plugins: () => [shrinkWgsl] },
   // The preload helper of older browsers is of no use where WebGPU is.
-  build: { target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0, sourcemap: true },
+  build: { target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
   server: { fs: { allow: [".."] } },
 });
