@@ -287,6 +287,22 @@ const winograd = [
 
 const decoder = [
   {
+    name: "sweeps of the interpolation do not go beyond the mean",
+    file: "src/kernels/harmonic.ts",
+    find: "p.factor * (sum / max(count, 1.0) - pixel.xyz)",
+    replace: "(sum / max(count, 1.0) - pixel.xyz)",
+    why: "over-relaxation is what makes few sweeps enough",
+    tests: ["kernels-harmonic"],
+  },
+  {
+    name: "the interpolation is not added to what the network draws",
+    file: "src/pconv/unet.ts",
+    find: 'this.config.base === "none" ? drawn',
+    replace: 'this.config.base !== "" ? drawn',
+    why: "a network with a base gives the rest alone",
+    tests: ["unet"],
+  },
+  {
     name: "summed taps of the upsampling convolution incomplete",
     file: "src/kernels/upWeight.ts",
     find: "let two = over == 1u || over == 2u;",
