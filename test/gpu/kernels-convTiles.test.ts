@@ -2,7 +2,7 @@
  * The gather and weight passes in every backend and with every option, against float64, over random shapes. Tiles are small
  * ones: software adapters compile the real ones for up to a minute, and the text is the same.
  */
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { blockTiling, gather, launchGather, launchWeight, weightPass } from "../../src/kernels/conv/backend.js";
 import type { WeightPassBuffers } from "../../src/kernels/conv/backend.js";
@@ -248,4 +248,32 @@ describe("passes in every backend, with their options", () => {
   const cases = Array.from({ length: RANDOM_SHAPES }, (_, i) => i);
   it.each(cases)("gather, random case %i", (i) => checkGather(new Draw(5100, i)));
   it.each(cases)("weight, random case %i", (i) => checkWeight(new Draw(5101, i)));
+});
+
+it("reads nothing where nothing is live in many tiles", async () => {
+  const s: ConvShape = {
+    n: 1,
+    h: 48,
+    w: 48,
+    c: 4,
+    k: 4,
+    kernel: [3, 3],
+    stride: [1, 1],
+    padding: [1, 1],
+    dilation: [1, 1],
+  };
+  await withScratch(gpu(), async (t) => {
+    const pixels = s.h * s.w;
+    const src = t.activation(new Float32Array(pixels * 4).fill(NaN), 4);
+    const weight = t.weight(new Float32Array(9 * 16).fill(1), 9, 4, 4);
+    const live = { mask: t.floats(new Float32Array(pixels)), n: 1 };
+    for (const [name, run] of Object.entries(gatherVariants(gpu()))) {
+      const dst = t.outActivation(name, pixels, 4);
+      run(s, "forward", { src, weight, live, dst: dst.storage }, {});
+      expect(
+        (await t.read(dst))[0].every((v) => v === 0),
+        name,
+      ).toBe(true);
+    }
+  });
 });
