@@ -11,7 +11,7 @@ import { diffusionFill, meanFill } from "../src/pconv/baselines.js";
 import { grid, hstack } from "../src/pconv/contactSheet.js";
 import {
   averageByBin,
-  bestMedianWorst,
+  rankedPairs,
   type BinQuality,
   evaluate,
   type EvaluatedPair,
@@ -121,7 +121,7 @@ async function readMasks(o: Options, pictures: number): Promise<MaskBins> {
   return bins;
 }
 
-/** One row for each bin: best, median and worst, each as masked | results | truth. Gives the picture, and what stands where. */
+/** One row for each bin: its {@link rankedPairs}, each as masked | results | truth. Gives the picture, and what stands where. */
 async function contactSheet(
   pairs: readonly EvaluatedPair[],
   methods: readonly FillMethod[],
@@ -133,7 +133,7 @@ async function contactSheet(
   const legend: { bin: string; rank: string; image: string; mask: string; psnr: number }[] = [];
   for (const [bin, { name }] of HOLE_BINS.entries()) {
     const row: Picture[] = [];
-    for (const { rank, pair } of bestMedianWorst(pairs, bin, 0)) {
+    for (const { rank, pair } of rankedPairs(pairs, bin, 0)) {
       const truth = evaluationPicture(await readPicture(paths[pair.image]), size);
       const { mask } = masks.maskFor(bin, pair.image)!;
       const results: Picture[] = [];
@@ -261,7 +261,10 @@ export function evaluateCommand(): Command {
       "--vgg-path <file>",
       "VGG16 or VGG19, or auto to download it: adds a distance by its features, in the manner of LPIPS but not LPIPS",
     )
-    .option("--sheet <file>", "PNG of the best, median and worst result of each bin")
+    .option(
+      "--sheet <file>",
+      "PNG of four results of each bin by PSNR: best, median, low (a quarter is worse) and worst",
+    )
     .option("--json", "one JSON line on stdout; its bins are the network's, or the first baseline's with --no-weights")
     .option("--debug", "show stack traces")
     .action(run);

@@ -192,20 +192,30 @@ export function averageByBin(pairs: readonly EvaluatedPair[], method: number): B
   });
 }
 
-/** The pairs of a bin with the highest, the middle and the lowest PSNR by one method; fewer where the bin has fewer. */
-export function bestMedianWorst(
+/** Where a pair stands among those of its bin. */
+export type Rank = "best" | "median" | "low" | "worst";
+
+/**
+ * Four pairs of a bin, by PSNR of one method: the highest, the middle one, that below which a quarter lies, and the lowest; fewer
+ * where the bin has fewer.
+ */
+export function rankedPairs(
   pairs: readonly EvaluatedPair[],
   bin: number,
   method: number,
-): { readonly rank: "best" | "median" | "worst"; readonly pair: EvaluatedPair }[] {
+): { readonly rank: Rank; readonly pair: EvaluatedPair }[] {
   const sorted = pairs
     .filter((pair) => pair.bin === bin)
     .sort((a, b) => b.quality[method].psnr - a.quality[method].psnr || a.image - b.image);
   const last = sorted.length - 1;
-  const picks = [
-    { rank: "best" as const, at: 0 },
-    { rank: "worst" as const, at: last },
-    { rank: "median" as const, at: Math.floor(last / 2) },
-  ].slice(0, sorted.length);
-  return picks.sort((a, b) => a.at - b.at).map(({ rank, at }) => ({ rank, pair: sorted[at] }));
+  const picks: { readonly rank: Rank; readonly at: number }[] = [
+    { rank: "best", at: 0 },
+    { rank: "worst", at: last },
+    { rank: "median", at: Math.floor(last / 2) },
+    { rank: "low", at: Math.floor((3 * last) / 4) },
+  ];
+  return picks
+    .slice(0, sorted.length)
+    .sort((a, b) => a.at - b.at)
+    .map(({ rank, at }) => ({ rank, pair: sorted[at] }));
 }

@@ -2,12 +2,13 @@ import { describe, expect, it } from "vitest";
 import { diffusionFill, meanFill } from "../../src/pconv/baselines.js";
 import {
   averageByBin,
-  bestMedianWorst,
   evaluate,
+  type EvaluatedPair,
   type FillMethod,
   filledComposite,
   holeBin,
   MaskBins,
+  rankedPairs,
 } from "../../src/pconv/evaluate.js";
 import { evaluationMask, evaluationPicture } from "../../src/pconv/evaluationSize.js";
 import type { MaskPicture, Picture } from "../../src/pconv/picture.js";
@@ -210,12 +211,16 @@ describe("evaluate", () => {
     await expect(run([{ name: "odd", fill: () => flat(8, 1, 1, 1) }])).rejects.toThrow(/method odd.*one size/);
   });
 
-  it("finds the best, median and worst of a bin", async () => {
+  it("finds the best, median, low and worst of a bin", async () => {
     const pairs = await run([constant]);
-    const ranks = (list: typeof pairs) => bestMedianWorst(list, 2, 0).map(({ rank, pair }) => `${rank} ${pair.image}`);
+    const ranks = (list: typeof pairs) => rankedPairs(list, 2, 0).map(({ rank, pair }) => `${rank} ${pair.image}`);
     expect(ranks(pairs)).toEqual(["best 2", "median 1", "worst 0"]);
     expect(ranks(pairs.slice(0, 4))).toEqual(["best 1", "worst 0"]);
     expect(ranks(pairs.slice(0, 2))).toEqual(["best 0"]);
-    expect(bestMedianWorst(pairs, 1, 0)).toEqual([]);
+    expect(rankedPairs(pairs, 1, 0)).toEqual([]);
+    const many = (count: number) =>
+      Array.from({ length: count }, (_, image): EvaluatedPair => ({ ...pairs[0], bin: 2, image, quality: [{ l1: 0, ssim: 1, psnr: image }] })); // prettier-ignore
+    expect(ranks(many(4))).toEqual(["best 3", "median 2", "low 1", "worst 0"]);
+    expect(ranks(many(40))).toEqual(["best 39", "median 20", "low 10", "worst 0"]);
   });
 });
