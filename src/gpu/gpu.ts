@@ -9,6 +9,7 @@ import { GpuError } from "../errors.js";
 import { decodeHalf, encodeHalf } from "../half.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
 import type { BufferPlan } from "./bufferPlan.js";
+import { InOrder } from "./inOrder.js";
 import { BufferPool, type MemoryUse, type Storage, tooLarge } from "./pool.js";
 import type { DispatchTimer } from "./timing.js";
 
@@ -59,8 +60,9 @@ export class Gpu {
   private uniformSlots = 0;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
-  private failure: GpuError | null = null;
+  private failure: Error | null = null;
   private closed = false;
+  private readonly order = new InOrder((cause) => this.fail(cause instanceof Error ? cause : new Error(String(cause))));
   private readonly staging = new Map<number, GPUBuffer[]>();
 
   constructor(
@@ -100,7 +102,7 @@ export class Gpu {
     });
   }
 
-  private fail(error: GpuError): void {
+  private fail(error: Error): void {
     this.failure ??= error;
   }
 
@@ -179,7 +181,7 @@ export class Gpu {
   dropPlan(plan: BufferPlan): void {
     this.flush();
     this.bindGroups.clear();
-    this.pool.dropPlan(plan);
+    this.order.run(() => this.pool.dropPlan(plan)); // its buffers serve commands that still wait
   }
 
   /** Records one dispatch; `buffers` follow the kernel's `bindings`. */
@@ -252,9 +254,22 @@ export class Gpu {
     const commands = this.encoder.finish();
     this.encoder = null;
     this.pass = null;
-    this.device.queue.writeBuffer(this.uniforms, 0, this.uniformBytes.buffer, 0, this.uniformSlots * UNIFORM_STRIDE);
+    const used = this.uniformSlots * UNIFORM_STRIDE;
     this.uniformSlots = 0;
-    this.device.queue.submit([commands]);
+    // Commands that wait keep their uniforms: later ones go into the same slots.
+    const uniforms = this.order.waiting ? this.uniformBytes.buffer.slice(0, used) : this.uniformBytes.buffer;
+    this.inOrder(() => {
+      this.device.queue.writeBuffer(this.uniforms, 0, uniforms, 0, used);
+      this.device.queue.submit([commands]);
+    });
+  }
+
+  /** Runs a submit or a write behind those that wait; not at all when one of them failed. */
+  private inOrder(task: () => void): void {
+    if (!this.order.waiting) return task();
+    this.order.run(() => {
+      if (!this.failure && !this.closed) task();
+    });
   }
 
   /** Copies `values` into `storage`, after everything recorded so far; floats for half storage are rounded to nearest even. */
@@ -262,6 +277,15 @@ export class Gpu {
     this.check();
     if (this.rehearsing && !storage.buffer) return;
     this.flush(); // a queue write overtakes commands that are recorded but not submitted
+    const kept = this.order.waiting ? values.slice() : values;
+    this.inOrder(() => this.put(storage, kept, byteOffset));
+  }
+
+  /**
+   * Copies `values` into `storage` at once, ahead of commands that still wait: those behind the wait find them there. No command before it
+   * may use the storage any more.
+   */
+  put(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
     // Dawn on Node crashes on memory shared between threads: such views are copied first.
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
     const half = storage.half && values instanceof Float32Array;
@@ -273,6 +297,19 @@ export class Gpu {
       own.byteOffset,
       own.byteLength,
     );
+  }
+
+  /**
+   * What is recorded from here on runs once `work` is done, such as {@link put} of what other processes sent. Recording itself goes on at once.
+   * When `work` fails, nothing that waits runs, and the next call that uses the device throws the error.
+   */
+  waitFor(work: Promise<unknown>): void {
+    this.check();
+    this.flush();
+    work.catch(() => undefined); // it is looked at when its turn comes
+    this.order.hold(async () => {
+      await work;
+    });
   }
 
   /** Records a copy of the first `bytes` bytes of `from` into `to`. */
@@ -305,6 +342,10 @@ export class Gpu {
       this.encoder!.copyBufferToBuffer(s.buffer, s.offset ?? 0, target, offsets[i], Math.ceil(s.bytes / 4) * 4);
     });
     this.flush();
+    if (this.order.waiting) {
+      await this.order.passed();
+      this.check();
+    }
     try {
       await target.mapAsync(GPUMapMode.READ, 0, total);
     } catch (cause) {
@@ -327,13 +368,16 @@ export class Gpu {
   /** Waits until everything submitted has run, and reports what went wrong on the way. */
   async sync(): Promise<void> {
     this.flush();
+    await this.order.passed();
+    this.check();
     await this.device.queue.onSubmittedWorkDone();
     this.check();
   }
 
-  /** Destroys idle buffers. */
+  /** Destroys idle buffers; none while commands wait, which may use them. */
   trim(): void {
     this.flush();
+    if (this.order.waiting) return;
     this.bindGroups.clear();
     this.pool.trim();
   }
