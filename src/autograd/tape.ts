@@ -7,6 +7,7 @@
 import { ShapeError } from "../errors.js";
 import type { Gpu } from "../gpu/gpu.js";
 import type { Storage } from "../gpu/pool.js";
+import type { BatchRanks } from "../kernels/batchNormStats.js";
 import type { ActivationShape } from "../kernels/shape.js";
 import { weightedSum } from "../kernels/weightedSum.js";
 import { activationBytes, Mask, type MaskRatio, type Precision, shapeText, Tensor } from "./tensor.js";
@@ -25,6 +26,8 @@ export interface TapeOptions {
    * computed again in the backward pass. Same bits, less memory, one more forward convolution a layer. Default `false`.
    */
   readonly checkpoint?: boolean;
+  /** Given: batch norm's statistics are those of all ranks' batches together, as if they were one; default: each rank's own. */
+  readonly ranks?: BatchRanks | undefined;
   /** Sees every op's result as soon as it is recorded, and in the backward pass every gradient: for finding faults. */
   readonly watch?: (seen: Watched) => void;
 }

@@ -20,6 +20,7 @@ import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
+import type { BatchRanks } from "./batchNormStats.js";
 import { forSlabs, type SlabView } from "./slabs.js";
 import { type ActivationShape, vec4s } from "./shape.js";
 import { chunkedSlabs } from "./channelSum.js";
@@ -179,7 +180,10 @@ export interface BatchNormBackwardBuffers {
   readonly dx: Storage;
 }
 
-/** Records dx and `sums` = (dbeta, dgamma). */
+/**
+ * Records dx and `sums` = (dbeta, dgamma). With `ranks` the batch whose statistics were taken is that of all of them: dx follows from
+ * the sums of all, while `sums` are the rank's own, as gradients are averaged later.
+ */
 export function batchNormBackward(
   gpu: Gpu,
   s: ActivationShape,
@@ -192,6 +196,7 @@ export function batchNormBackward(
     readonly scaled?: boolean;
   },
   b: BatchNormBackwardBuffers,
+  ranks: BatchRanks | null = null,
 ): void {
   const c4 = vec4s(s.c);
   const { masked, statistics, slope = 1, scaled = false } = o;
@@ -210,12 +215,15 @@ export function batchNormBackward(
   });
   sumPartials(gpu, { partials, sum: b.sums, chunks: all, vec4s: 2 * c4 });
   gpu.free(partials);
+  const joined = ranks && statistics !== "fixed" ? gpu.alloc(2 * c4 * 16, "batchNorm sums of all ranks") : null;
+  if (joined) ranks?.sum(b.sums, joined);
   forSlabs(gpu, s, c4 * 16, (slab) => {
     const { x, dy, mask, params } = slabOf(slab);
-    const buffers = [x, dy, b.stats, b.gamma, b.beta, b.sums, mask, slab.part(b.dx)];
+    const buffers = [x, dy, b.stats, b.gamma, b.beta, joined ?? b.sums, mask, slab.part(b.dx)];
     const spec = { masked, statistics, scaled };
     gpu.dispatch(batchNormBackwardKernel, spec, params, buffers, linearGrid(slab.pixels * c4));
   });
+  if (joined) gpu.free(joined);
 }
 
 export interface BatchNormRefInput {

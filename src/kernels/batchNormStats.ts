@@ -70,18 +70,9 @@ ${linearMain(
   },
 });
 
-export const batchNormStatsKernel = defineKernel({
-  name: "batchNormStats",
-  params: { c4: "u32", chunks: "u32", eps: "f32", momentum: "f32", between: "f32" },
-  bindings: ["read", "read_write", "read_write", "read_write"],
-  wgsl: () => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> partials: array<vec4f>;              // [3,chunks,C]
-@group(0) @binding(2) var<storage, read_write> stats: array<vec4f>;           // [3,C]
-@group(0) @binding(3) var<storage, read_write> running_mean: array<vec4f>;    // [C]
-@group(0) @binding(4) var<storage, read_write> running_var: array<vec4f>;     // [C]
-${linearMain(
-  "p.c4",
-  `  let all = p.chunks * p.c4;
+/** Chan's update over chunks: mean, sum of squares and count of all of them, in this order. */
+const JOIN_CHUNKS = /* wgsl */ `
+  let all = p.chunks * p.c4;
   var mean = vec4f();
   var squares = vec4f();
   var count = 0.0;
@@ -94,7 +85,20 @@ ${linearMain(
     mean += delta * (n / both);
     squares += partials[all + at] + delta * delta * (count * n / both);
     count = both;
-  }
+  }`;
+
+export const batchNormStatsKernel = defineKernel({
+  name: "batchNormStats",
+  params: { c4: "u32", chunks: "u32", eps: "f32", momentum: "f32", between: "f32" },
+  bindings: ["read", "read_write", "read_write", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> partials: array<vec4f>;              // [3,chunks,C]
+@group(0) @binding(2) var<storage, read_write> stats: array<vec4f>;           // [3,C]
+@group(0) @binding(3) var<storage, read_write> running_mean: array<vec4f>;    // [C]
+@group(0) @binding(4) var<storage, read_write> running_var: array<vec4f>;     // [C]
+${linearMain(
+  "p.c4",
+  `${JOIN_CHUNKS}
   let variance = squares / max(count, 1.0);
   stats[id] = mean;
   stats[p.c4 + id] = 1.0 / sqrt(variance + p.eps);
@@ -105,6 +109,24 @@ ${linearMain(
     running_mean[id] += p.momentum * d;
     running_var[id] += p.momentum * (unbiased - running_var[id] + p.between * (1.0 - p.momentum) * d * d);
   }`,
+)}
+`,
+});
+
+/** What one rank's chunks come to, for the ranks together: one chunk. */
+export const batchNormJoinKernel = defineKernel({
+  name: "batchNormJoin",
+  params: { c4: "u32", chunks: "u32" },
+  bindings: ["read", "read_write"],
+  wgsl: () => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> partials: array<vec4f>;         // [3,chunks,C]
+@group(0) @binding(2) var<storage, read_write> joined: array<vec4f>;     // [3,1,C]
+${linearMain(
+  "p.c4",
+  `${JOIN_CHUNKS}
+  joined[id] = mean;
+  joined[p.c4 + id] = squares;
+  joined[2u * p.c4 + id] = vec4f(count);`,
 )}
 `,
 });
@@ -121,7 +143,19 @@ export interface BatchNormStatsBuffers {
   readonly runningVar: Storage;
 }
 
-/** Records the statistics of one batch and the update of the running ones; `maskN` is the mask's batch. */
+/** Processes that each have a part of the batch. What they record is done by all of them, in the same order. */
+export interface BatchRanks {
+  readonly size: number;
+  /** Records that `all` [rows,ranks,E] gets the `own` [rows,E] of every rank, in the order of their numbers. */
+  gather(own: Storage, all: Storage, rows: number): void;
+  /** Records that `all` gets the sum of every rank's `own`. */
+  sum(own: Storage, all: Storage): void;
+}
+
+/**
+ * Records the statistics of one batch and the update of the running ones; `maskN` is the mask's batch. With `ranks` the batch is that of
+ * all of them, and they all get the same bits.
+ */
 export function batchNormStats(
   gpu: Gpu,
   s: ActivationShape,
@@ -132,6 +166,7 @@ export function batchNormStats(
     readonly runningVariance?: RunningVariance;
   },
   b: BatchNormStatsBuffers,
+  ranks: BatchRanks | null = null,
 ): void {
   const between = Number(o.runningVariance === "total");
   const c4 = vec4s(s.c);
@@ -144,13 +179,20 @@ export function batchNormStats(
     const spec = { validOnly: counted !== undefined };
     gpu.dispatch(batchNormChunksKernel, spec, params, [x, counted?.mask ?? x, partials], linearGrid(split.chunks * c4));
   });
-  gpu.dispatch(
-    batchNormStatsKernel,
-    undefined,
-    { c4, chunks: all, eps: o.eps, momentum: o.momentum, between },
-    [partials, b.stats, b.runningMean, b.runningVar],
-    linearGrid(c4),
-  );
+  const finish = (chunked: Storage, chunks: number) => {
+    const params = { c4, chunks, eps: o.eps, momentum: o.momentum, between };
+    const buffers = [chunked, b.stats, b.runningMean, b.runningVar];
+    gpu.dispatch(batchNormStatsKernel, undefined, params, buffers, linearGrid(c4));
+  };
+  if (ranks) {
+    const own = gpu.alloc(3 * c4 * 16, "batchNorm statistics of a rank");
+    const joined = gpu.alloc(3 * ranks.size * c4 * 16, "batchNorm statistics of all ranks");
+    gpu.dispatch(batchNormJoinKernel, undefined, { c4, chunks: all }, [partials, own], linearGrid(c4));
+    ranks.gather(own, joined, 3);
+    finish(joined, ranks.size);
+    gpu.free(own);
+    gpu.free(joined);
+  } else finish(partials, all);
   gpu.free(partials);
 }
 

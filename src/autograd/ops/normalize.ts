@@ -51,7 +51,7 @@ export function statistics(tape: Tape, x: Tensor, { tensors, options: o, valid }
   const mask = o.statistics === "valid" ? valid?.mask : undefined;
   const { eps, momentum, runningVariance = "within" } = o;
   const settings = { eps, momentum, runningVariance, maskN: valid?.n ?? 1 };
-  batchNormStats(gpu, x.shape, settings, { x: x.storage, mask, stats, ...running });
+  batchNormStats(gpu, x.shape, settings, { x: x.storage, mask, stats, ...running }, tape.options.ranks);
   return stats;
 }
 
@@ -112,6 +112,7 @@ export function normalizeBackward(
       sums: sums.storage,
       dx: dx.storage,
     },
+    tape.options.ranks,
   );
   const half = (first: number, like: Tensor) => {
     const d = tape.alloc(like.shape, `${like.name}.grad`);
