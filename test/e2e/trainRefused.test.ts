@@ -56,6 +56,21 @@ describe("refusals: two lines, exit 2, nothing written", () => {
     ["no choice", [...base, "--no-vgg", "--stage", "third"], /^--stage: expected one of train, finetune, got third$/],
     ["an argument", [...base, "--no-vgg", "images"], /^pconv-train: expected 0 arguments .* got 1$/],
     [
+      "a factor of no term",
+      [...base, "--no-vgg", "--loss-weights", "style=1"],
+      /^--loss-weights: expected term=factor with a term of valid, hole, .*, got style=1$/,
+    ],
+    [
+      "a negative factor",
+      [...base, "--no-vgg", "--loss-weights", "hole=-1"],
+      /^--loss-weights: expected a factor of 0 or above for hole, got -1$/,
+    ],
+    [
+      "a factor of a term that needs VGG",
+      [...base, "--no-vgg", "--loss-weights", "hole=2", "styleOut=1"],
+      /^--loss-weights: expected factors of terms that the loss has, got one of styleOut, which needs VGG$/,
+    ],
+    [
       "VGG and no VGG",
       [...base, "--no-vgg", "--vgg-path", "vgg.safetensors"],
       /^--no-vgg: expected only one of .* got both$/,

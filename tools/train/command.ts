@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { LR_SCHEDULES } from "../../src/pconv/learningRate.js";
 import { above, integer } from "../command.js";
 import { TUNING_HELP } from "../tuning.js";
+import { lossWeight } from "./lossWeights.js";
 
 /** A name that is one folder's name on every system. */
 function runName(text: string): string {
@@ -143,6 +144,11 @@ export function trainCommand(): Command {
       new Option("--loss <variant>", "form of the loss")
         .choices(["paper", "pytorch", "keras", "nvidia"])
         .default("paper"),
+    )
+    .option(
+      "--loss-weights <term=factor...>",
+      "factors of the loss terms that differ from the paper's: valid=1 hole=6 perceptual=0.05 styleOut=120 styleComp=120 tv=0.1 (nvidia: valid=5)",
+      lossWeight,
     )
     .option("--image-size <pixels>", "side of the square training images", integer(8), 512)
     .option("--width <factor>", "factor on the paper's channels", above(0, 8), 1)

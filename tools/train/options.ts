@@ -6,6 +6,7 @@ import type { Precision } from "../../src/autograd/tensor.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
 import { learningRate, type LrSchedule } from "../../src/pconv/learningRate.js";
 import type { LossVariant } from "../../src/pconv/loss.js";
+import type { LossWeights } from "./lossWeights.js";
 
 /** Everything that a run depends on, as config.json keeps it. */
 export interface TrainOptions {
@@ -29,6 +30,7 @@ export interface TrainOptions {
   readonly checkpointOptimizer: string | null;
   readonly vggPath: string | null;
   readonly loss: LossVariant;
+  readonly lossWeights: LossWeights;
   readonly imageSize: number;
   readonly width: number;
   readonly depth: number;
@@ -139,6 +141,7 @@ export function invocation(command: Command): Invocation {
     checkpointOptimizer: text("checkpointOptimizer"),
     vggPath: text("vggPath"),
     loss: o["loss"] as LossVariant,
+    lossWeights: (o["lossWeights"] ?? {}) as LossWeights,
     imageSize: number("imageSize", 512),
     width: number("width", 1),
     depth: number("depth", 8),
@@ -167,6 +170,14 @@ export function invocation(command: Command): Invocation {
   return { out: text("out"), resume: o["resume"] === true, json: o["json"] === true, given, epochs, options };
 }
 
+/** A term that was given a factor and is not in the loss. */
+const unusedTerm = ({ lossWeights, loss, vggPath }: TrainOptions): string | undefined =>
+  Object.keys(lossWeights).find(
+    (term) =>
+      (vggPath === null && ["perceptual", "styleOut", "styleComp"].includes(term)) ||
+      (loss === "nvidia" && ["hole", "styleComp", "tv"].includes(term)),
+  );
+
 /** @throws {UserError} when a new run lacks something that it must be told. */
 export function checkNewRun({ options, given }: Invocation): void {
   if (options.vggPath === null && !given.has("vgg")) {
@@ -181,6 +192,14 @@ export function checkNewRun({ options, given }: Invocation): void {
       "--loss nvidia",
       "expected VGG weights, got --no-vgg",
       "pass --vgg-path, or choose another form of the loss",
+    );
+  }
+  const unused = unusedTerm(options);
+  if (unused !== undefined) {
+    throw new UserError(
+      "--loss-weights",
+      `expected factors of terms that the loss has, got one of ${unused}, which ${options.vggPath === null ? "needs VGG" : `--loss ${options.loss} leaves out`}`,
+      "leave the factor out, or choose another loss",
     );
   }
   if (options.stage === "finetune" && options.checkpoint === null) {

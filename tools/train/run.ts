@@ -167,7 +167,7 @@ async function train(
   if (resumed) checkModel(model, o, dir, "undo the changes to config.json");
   const config: TrainerConfig = {
     model,
-    loss: new InpaintingLoss({ variant: o.loss, vgg }),
+    loss: new InpaintingLoss({ variant: o.loss, vgg, weights: o.lossWeights }),
     images: sources.images,
     masks: sources.masks,
     imageSize: o.imageSize,

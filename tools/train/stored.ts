@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { FormatError, UserError } from "../../src/errors.js";
 import { readJsonObject } from "../../src/io/runFolder.js";
 import { LR_SCHEDULES } from "../../src/pconv/learningRate.js";
+import { areLossWeights, type LossWeights, lossWeightsText } from "./lossWeights.js";
 import type { Invocation, TrainOptions } from "./options.js";
 
 /** What a checkpoint knows beside weights and moments. */
@@ -54,6 +55,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   checkpointOptimizer: text,
   vggPath: text,
   loss: oneOf("paper", "pytorch", "keras", "nvidia"),
+  lossWeights: ["factors of 0 or above by the names of loss terms", areLossWeights],
   imageSize: integer(8),
   width: number("a number above 0 and up to 8", (v) => v > 0 && v <= 8),
   depth: integer(1, 12),
@@ -95,6 +97,7 @@ const STATE: Readonly<Record<keyof RunState, Check>> = {
 /** What runs of version 0.1 did before they could be told otherwise. */
 const FORMERLY = {
   checkpointOptimizer: null,
+  lossWeights: {},
   minCrop: 1,
   base: "none",
   ratio: true,
@@ -204,6 +207,10 @@ const samePath = (a: unknown, b: unknown): boolean =>
 function flag(key: keyof TrainOptions, value: unknown): string {
   if (key === "augment" || key === "ratio") return value === true ? `no --no-${key}` : `--no-${key}`;
   if (key === "vggPath" && value === null) return "--no-vgg";
+  if (key === "lossWeights") {
+    const factors = lossWeightsText(value as LossWeights);
+    return factors === "" ? "no --loss-weights" : `--loss-weights ${factors}`;
+  }
   const name = `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
   return value === null
     ? `no ${name}`
