@@ -32,8 +32,11 @@ export function summarize(adapter: GPUAdapter): AdapterSummary {
   return { name, vendor, description, software, subgroupSize: min === max && min > 0 ? min : null, matrices };
 }
 
-/** Asks for a device with everything this library can use, at the adapter's own limits. */
-export async function openDevice(adapter: GPUAdapter): Promise<Gpu> {
+/**
+ * Asks for a device with everything this library can use, at the adapter's own limits.
+ * @param memoryLimit bytes that all buffers together may have
+ */
+export async function openDevice(adapter: GPUAdapter, memoryLimit = Infinity): Promise<Gpu> {
   const summary = summarize(adapter);
   // The null backend compiles kernels and runs nothing: every result would be zeros.
   if (/null backend/i.test(`${summary.vendor} ${adapter.info.device} ${summary.description}`)) {
@@ -52,5 +55,5 @@ export async function openDevice(adapter: GPUAdapter): Promise<Gpu> {
       maxComputeWorkgroupSizeX: limit("maxComputeWorkgroupSizeX"),
     },
   });
-  return new Gpu(device, summary);
+  return new Gpu(device, summary, memoryLimit);
 }

@@ -10,6 +10,7 @@ import { decodeHalf, encodeHalf } from "../half.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
 import type { BufferPlan } from "./bufferPlan.js";
 import { InOrder } from "./inOrder.js";
+import { GpuMemoryError } from "./memoryError.js";
 import { BufferPool, type MemoryUse, type Storage, tooLarge } from "./pool.js";
 import type { DispatchTimer } from "./timing.js";
 
@@ -68,9 +69,11 @@ export class Gpu {
   constructor(
     readonly device: GPUDevice,
     readonly adapter: AdapterSummary,
+    /** Bytes that all buffers together may have. */
+    memoryLimit = Infinity,
   ) {
     this.limits = device.limits;
-    this.pool = new BufferPool(device);
+    this.pool = new BufferPool(device, memoryLimit);
     this.pipelines = new PipelineCache(device);
     this.uniforms = device.createBuffer({
       label: "uniforms",
@@ -80,14 +83,15 @@ export class Gpu {
     // Dawn only prints uncaptured errors and the process would exit with 0: keep the first one and fail the next call.
     device.onuncapturederror = (event) => {
       const memory = event.error.constructor.name === "GPUOutOfMemoryError";
+      const message = event.error.message.trim().split("\n").slice(0, 6).join(" ");
       this.fail(
-        new GpuError(
-          memory ? "GPU memory" : "GPU",
-          event.error.message.trim().split("\n").slice(0, 6).join(" "),
-          memory
-            ? "use a smaller image size, batch size or width"
-            : "this is a fault in a kernel or its caller; run with PCONV_WGSL=1 to print the WGSL sources",
-        ),
+        memory
+          ? new GpuMemoryError("GPU memory", message, "use a smaller image size, batch size or width")
+          : new GpuError(
+              "GPU",
+              message,
+              "this is a fault in a kernel or its caller; run with PCONV_WGSL=1 to print the WGSL sources",
+            ),
       );
     };
     void device.lost.then((info) => {
@@ -125,7 +129,13 @@ export class Gpu {
         "use float32 (--precision f32), or another adapter",
       );
     }
-    return this.pool.alloc(bytes, what, half);
+    try {
+      return this.pool.alloc(bytes, what, half);
+    } catch (error) {
+      if (!(error instanceof GpuMemoryError)) throw error;
+      this.trim(); // idle buffers of other sizes may be what fills the memory
+      return this.pool.alloc(bytes, what, half);
+    }
   }
 
   /** Whether storage may hold float16: the feature `shader-f16`. */

@@ -1,4 +1,5 @@
 /** Opening a GPU on Node, through Dawn (the `webgpu` package). */
+import { totalmem } from "node:os";
 import { create, globals } from "webgpu";
 import { GpuError } from "../errors.js";
 import { openDevice, summarize } from "./adapter.js";
@@ -23,6 +24,25 @@ const MATRIX_UNITS = "enable-dawn-features=allow_unsafe_apis,use_vulkan_memory_m
 export interface OpenOptions {
   /** Dawn flags such as `backend=vulkan` or `adapter=NVIDIA`; by default those that let Dawn offer matrix units. */
   readonly dawnFlags?: readonly string[];
+  /**
+   * Bytes that all buffers together may have; more is refused with a `GpuMemoryError`. By default the environment variable
+   * PCONV_MEMORY_LIMIT in MiB, else for a software adapter this computer's memory (or the container's), which the system would
+   * otherwise defend by killing the process; for a real one none.
+   */
+  readonly memoryLimit?: number;
+}
+
+/** @throws {GpuError} for a PCONV_MEMORY_LIMIT that is no number */
+function memoryLimit(adapter: GPUAdapter): number {
+  const text = process.env["PCONV_MEMORY_LIMIT"] ?? "";
+  if (text !== "") {
+    const mib = Number(text);
+    if (mib > 0) return mib * 2 ** 20;
+    throw new GpuError("PCONV_MEMORY_LIMIT", `expected a number of MiB above 0, got ${text}`, "change or unset it");
+  }
+  if (!summarize(adapter).software) return Infinity;
+  const container = process.constrainedMemory() || Infinity; // 0, or more than there is, where there is no limit
+  return Math.min(totalmem(), container);
 }
 
 async function findAdapter(flags: readonly string[]): Promise<GPUAdapter | null> {
@@ -45,5 +65,5 @@ export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
   let adapter = await findAdapter(flags);
   if (!adapter && enableCachedSwiftShader()) adapter = await findAdapter(flags);
   if (!adapter) throw new GpuError("openGpu", "expected a WebGPU adapter, got none", adapterHelp());
-  return openDevice(adapter);
+  return openDevice(adapter, options.memoryLimit ?? memoryLimit(adapter));
 }

@@ -6,6 +6,7 @@
  * used it have only been recorded.
  */
 import { GpuError } from "../errors.js";
+import { GpuMemoryError } from "./memoryError.js";
 import { type BufferPlan, planBuffers } from "./bufferPlan.js";
 
 /** A storage buffer on the device. `bytes` is what was asked for; the buffer behind it may be larger. */
@@ -47,6 +48,15 @@ export function tooLarge(what: string, bytes: number, limit: number): GpuError {
   );
 }
 
+function noRoom(bytes: number, limit: number): GpuMemoryError {
+  const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
+  return new GpuMemoryError(
+    "GPU memory",
+    `expected buffers of at most ${mib(limit)} in all, got ${mib(bytes)}`,
+    "use a smaller image size, batch size or width",
+  );
+}
+
 export class BufferPool {
   private readonly idle = new Map<number, Storage["buffer"][]>();
   private readonly ids = new WeakMap<GPUBuffer, number>();
@@ -68,7 +78,11 @@ export class BufferPool {
   private allocated = 0;
   private peak = 0;
 
-  constructor(private readonly device: GPUDevice) {}
+  /** @param limit bytes that all buffers together may have */
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly limit = Infinity,
+  ) {}
 
   /**
    * Hands out a buffer of at least `bytes` bytes; its contents are whatever was there before.
@@ -94,6 +108,7 @@ export class BufferPool {
   }
 
   private create(size: number): GPUBuffer {
+    if (this.allocated + size > this.limit) throw noRoom(this.allocated + size, this.limit);
     const buffer = this.device.createBuffer({
       label: `pool ${size}`,
       size,
