@@ -19,8 +19,8 @@ export const kernels = [
   {
     name: "border counted as valid",
     file: "src/kernels/maskUpdate.ts",
-    find: "if (x < 0 || x >= i32(p.w)) { continue; }",
-    replace: "if (x < 0 || x >= i32(p.w)) { sum += 1.0; continue; }",
+    find: "select(0.0, mask[at_${j}], x_${j} < p.w)",
+    replace: "select(1.0, mask[at_${j}], x_${j} < p.w)",
     why: "outside the image is hole",
     tests: ["kernels-mask"],
   },
@@ -44,8 +44,7 @@ export const kernels = [
     name: "mask update keeps the old mask",
     file: "src/kernels/maskUpdate.ts",
     find: "mask_out[id] = u;",
-    replace:
-      "mask_out[id] = u * mask[((n * p.h + min(row * u32(p.strideH), p.h - 1u)) * p.w + min(q * u32(p.strideW), p.w - 1u)) * p.groups];",
+    replace: "mask_out[id] = u * mask[min(id, p.n * p.h * p.w * p.groups - 1u)];",
     why: "eq. 2: one valid pixel in the window makes the output valid",
     tests: ["kernels-mask"],
   },

@@ -46,7 +46,14 @@ interface MaskUpdateTile extends MaskUpdateSpec {
   readonly kw: number;
   /** One mask group, the usual case. */
   readonly single: boolean;
+  /** Outputs of an invocation, one below the other: 1, or with dilH 1 more. */
+  readonly rows: number;
 }
+
+/** Their windows overlap: four of 7x7 and stride 2 have 13 rows and not 28. */
+const ROWS = 4;
+/** From so many outputs on there are enough invocations with {@link ROWS} of them each. */
+const MANY_OUTPUTS = 4096;
 
 const { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW } = CONV_PARAMS;
 
@@ -54,36 +61,15 @@ export const maskUpdateKernel = defineKernel({
   name: "maskUpdate",
   params: { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW, groups: "u32", window: "f32" },
   bindings: ["read", "read", "read_write", "read_write", "read_write"],
-  wgsl: ({ convention, biased, kw, single }: MaskUpdateTile) => /* wgsl */ `
+  wgsl: ({ convention, biased, kw, single, rows }: MaskUpdateTile) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> mask: array<f32>;               // [N,H,W,G]
 @group(0) @binding(2) var<storage, read> weight: array<f32>;             // [G] channels per group
 @group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
 @group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
 @group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
-${QUOTIENT}${linearMain(
-    "p.n * p.p * p.q",
-    `  let over_q = quotient(id, p.q);
-  let n = quotient(over_q, p.p);
-  let q = id - over_q * p.q;
-  let row = over_q - n * p.p;
-  let x0 = i32(q) * p.strideW - p.padW;
-  var sum = 0.0;
-  for (var i = 0u; i < p.kh; i++) {
-    let y = i32(row) * p.strideH + i32(i) * p.dilH - p.padH;
-    let line = (n * p.h + u32(y)) * p.w;
-    if (u32(y) < p.h) {
-      ${range(kw)
-        .map((j) => {
-          const x = `let x_${j} = u32(x0 + ${j} * p.dilW); let at_${j} = line + min(x_${j}, p.w - 1u);`;
-          const add = single
-            ? `sum += select(0.0, mask[at_${j}], x_${j} < p.w);`
-            : `for (var g = 0u; g < p.groups && x_${j} < p.w; g++) { sum += weight[g] * mask[at_${j} * p.groups + g]; }`;
-          return `${x} ${add}`;
-        })
-        .join("\n      ")}
-    }
-  }
-  ${single ? "sum *= weight[0];" : ""}
+${QUOTIENT}
+fn store(id: u32, sums: f32) {
+  let sum = ${single ? "sums * weight[0]" : "sums"};
   ${
     convention === "pytorch"
       ? `let u = select(0.0, 1.0, sum != 0.0);
@@ -93,8 +79,47 @@ ${QUOTIENT}${linearMain(
   }
   scale[id] = s;
   bias_scale[id] = ${convention === "keras" ? "1.0" : "u"};
-  mask_out[id] = u;`,
-  )}
+  mask_out[id] = u;
+}
+${linearMain(
+  rows === 1 ? "p.n * p.p * p.q" : `p.n * ((p.p + ${rows - 1}u) / ${rows}u) * p.q`,
+  `  let blocks = ${rows === 1 ? "p.p" : `(p.p + ${rows - 1}u) / ${rows}u`};
+  let over_q = quotient(id, p.q);
+  let n = quotient(over_q, blocks);
+  let q = id - over_q * p.q;
+  let row = (over_q - n * blocks) * ${rows}u;
+  let x0 = i32(q) * p.strideW - p.padW;
+  let y0 = i32(row) * p.strideH - p.padH;
+  ${range(rows)
+    .map((o) => `var sum_${o} = 0.0;`)
+    .join(" ")}
+  for (var i = 0u; i < p.kh + ${rows - 1}u * u32(p.strideH); i++) {
+    let y = y0 + i32(i) * p.dilH;
+    if (u32(y) >= p.h) { continue; }
+    let line = (n * p.h + u32(y)) * p.w;
+    var sum = 0.0;
+    ${range(kw)
+      .map((j) => {
+        const x = `let x_${j} = u32(x0 + ${j} * p.dilW); let at_${j} = line + min(x_${j}, p.w - 1u);`;
+        const add = single
+          ? `sum += select(0.0, mask[at_${j}], x_${j} < p.w);`
+          : `for (var g = 0u; g < p.groups && x_${j} < p.w; g++) { sum += weight[g] * mask[at_${j} * p.groups + g]; }`;
+        return `${x} ${add}`;
+      })
+      .join("\n    ")}
+    ${
+      rows === 1
+        ? "sum_0 += sum;"
+        : range(rows)
+            .map((o) => `if (i - ${o}u * u32(p.strideH) < p.kh) { sum_${o} += sum; }`) // wraps below 0
+            .join("\n    ")
+    }
+  }
+  let first = (n * p.p + row) * p.q + q;
+  ${range(rows)
+    .map((o) => (o === 0 ? "store(first, sum_0);" : `if (row + ${o}u < p.p) { store(first + ${o}u * p.q, sum_${o}); }`))
+    .join("\n  ")}`,
+)}
 `,
 });
 
@@ -113,16 +138,12 @@ const windowSize = (s: MaskUpdateShape, convention: PConvConvention): number =>
 
 /** Records the mask update of one layer. */
 export function maskUpdate(gpu: Gpu, s: MaskUpdateShape, spec: MaskUpdateSpec, b: MaskUpdateBuffers): void {
-  const size = convOutputSize("maskUpdate", s);
-  const params = { ...convParams(s, size), groups: s.c, window: windowSize(s, spec.convention) };
+  const [p, q] = convOutputSize("maskUpdate", s);
+  const params = { ...convParams(s, [p, q]), groups: s.c, window: windowSize(s, spec.convention) };
   const buffers = [b.mask, b.weight, b.scale, b.biasScale, b.maskOut];
-  gpu.dispatch(
-    maskUpdateKernel,
-    { ...spec, kw: s.kernel[1], single: s.c === 1 },
-    params,
-    buffers,
-    linearGrid(s.n * size[0] * size[1]),
-  );
+  const rows = s.dilation[0] === 1 && s.n * p * q >= MANY_OUTPUTS ? ROWS : 1;
+  const tile = { ...spec, kw: s.kernel[1], single: s.c === 1, rows };
+  gpu.dispatch(maskUpdateKernel, tile, params, buffers, linearGrid(s.n * Math.ceil(p / rows) * q));
 }
 
 /** The same equations in float64. */

@@ -46,6 +46,7 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
     biased: flags,
     kw: [3, 7],
     single: flags,
+    rows: [1, 4],
   }),
   gatherMatrix: MATRIX_TILES.map((tile) => ({ ...tile, unit: { m: 16, n: 16, k: 16, lanes: 32 } })),
   gatherRegister: [SIMPLE, registerSpec(1), registerSpec(2)],

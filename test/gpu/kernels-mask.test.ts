@@ -175,6 +175,60 @@ describe.each(conventions)("partial convolution layer, %s convention", (conventi
   });
 });
 
+/** Windows, strides and heights of masks whose outputs are computed several rows at a time, and one that are not. */
+const LARGE: readonly [string, Partial<ConvShape>][] = [
+  ["7x7 stride 2", { h: 131, w: 129, kernel: [7, 7], stride: [2, 2], padding: [3, 3] }],
+  ["3x3", { h: 67, w: 65, kernel: [3, 3], padding: [1, 1] }],
+  ["5x5 stride 2, padded oddly", { h: 134, w: 128, kernel: [5, 5], stride: [2, 2], padding: [0, 4] }],
+  ["3x2 stride 3 and 1", { h: 198, w: 66, kernel: [3, 2], stride: [3, 1], padding: [1, 0] }],
+  ["dilated", { h: 70, w: 70, kernel: [3, 3], padding: [2, 2], dilation: [2, 2] }],
+  ["1x1", { h: 67, w: 65, kernel: [1, 1] }],
+];
+
+it.each(LARGE)("maskUpdate of a large mask, %s", async (name, layer) => {
+  for (const [index, [groups, fractions]] of (
+    [
+      [1, false],
+      [1, true],
+      [2, true],
+    ] as const
+  ).entries()) {
+    const draw = new Draw(41, 8 * LARGE.findIndex(([other]) => other === name) + index);
+    const one = [1, 1] as const;
+    const zero = [0, 0] as const;
+    const s = {
+      n: 2,
+      h: 1,
+      w: 1,
+      c: groups,
+      k: 1,
+      kernel: one,
+      stride: one,
+      padding: zero,
+      dilation: one,
+      channels: 5,
+    };
+    const shape: MaskUpdateShape = { ...s, ...layer };
+    const mask = draw.mask(2 * shape.h * shape.w * groups, 0.9, fractions);
+    const weight = groups === 1 ? [5] : [2, 3];
+    const spec = { convention: "paper", biased: true } as const;
+    const want = maskUpdateRef(shape, spec, mask, weight);
+    await withScratch(gpu(), async (t) => {
+      const outputs = want.scale.length;
+      expect(outputs).toBeGreaterThanOrEqual(4096);
+      const [scale, biasScale, maskOut] = ["scale", "biasScale", "maskOut"].map((what) => t.outFloats(what, outputs));
+      const results = { scale: scale.storage, biasScale: biasScale.storage, maskOut: maskOut.storage };
+      const buffers = { mask: t.floats(mask), weight: t.floats(Float32Array.from(weight)), ...results };
+      maskUpdate(gpu(), shape, spec, buffers);
+      const got = await t.read(scale, biasScale, maskOut);
+      const ulps = fractions ? 32 : 4;
+      expectClose("scale", got[0], want.scale, rounding(want.scale, ulps), draw.seed);
+      expectClose("biasScale", got[1], want.biasScale, rounding(want.biasScale, fractions ? ulps : 0), draw.seed);
+      expectClose("maskOut", got[2], want.maskOut, rounding(want.maskOut, fractions ? ulps : 0), draw.seed);
+    });
+  }
+});
+
 describe("maskUpdate, by hand", () => {
   const s: MaskUpdateShape = {
     n: 1,
