@@ -1,6 +1,29 @@
 /** What all commands share: error output, exit codes, parsing of option values. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, CommanderError, InvalidArgumentError } from "commander";
 import { UserError } from "../src/errors.js";
+import { launchOf } from "../src/io/mpi/launcher.js";
+
+/** This process ends without a word, because another one of the same MPI job says what is wrong. */
+export class EndedElsewhere extends Error {
+  constructor(
+    /** Of the process that says it. */
+    readonly exitCode: number,
+  ) {
+    super(`another process ended with ${exitCode}`);
+  }
+}
+
+/** How long other ranks wait with their message, in milliseconds. */
+const TURN_MS = 1500;
+
+/**
+ * Waits before an error is printed that most likely every process of an MPI job has met: when the first one ends with it, the
+ * launcher ends the others before they say it again.
+ */
+export async function inTurn(): Promise<void> {
+  if ((launchOf()?.rank ?? 0) > 0) await sleep(TURN_MS);
+}
 
 /** What shells report for a program that wrote to a pipe nobody reads any more: 128 plus SIGPIPE's 13. */
 const CLOSED_PIPE = 141;
@@ -10,7 +33,6 @@ const CLOSED_PIPE = 141;
  * stack. A reader of the output that goes away (`| head`) ends the command quietly.
  */
 export async function runCommand(command: Command, argv: readonly string[] = process.argv): Promise<void> {
-  const debug = argv.includes("--debug");
   for (const c of [command, ...command.commands]) {
     // Commander's own messages are printed below, in this library's form.
     c.exitOverride()
@@ -24,17 +46,28 @@ export async function runCommand(command: Command, argv: readonly string[] = pro
     if (error instanceof CommanderError) {
       process.exitCode = error.exitCode === 0 ? 0 : 2;
       // For --help, --version, and a missing subcommand it has printed what there is to say.
-      const quiet = error.exitCode === 0 || error.code === "commander.help";
+      // Of the processes of an MPI job, which all have the same command line, the first one speaks.
+      const quiet = error.exitCode === 0 || error.code === "commander.help" || (launchOf()?.rank ?? 0) > 0;
       if (!quiet) console.error(usageError(command, argv, error).message);
-    } else if (error instanceof UserError) {
-      console.error(debug ? error.stack : error.message);
-      process.exitCode = 2;
-    } else {
-      const text = error instanceof Error ? (debug ? error.stack : error.message) : String(error);
-      console.error(`internal fault: ${text}\nhelp: run again with --debug and report what it prints`);
-      process.exitCode = 1;
-    }
+    } else process.exitCode = printError(error);
   }
+}
+
+/** The exit status of a failure: 2 for wrong input, 1 for an internal fault, or what another process has given. */
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof EndedElsewhere) return error.exitCode;
+  return error instanceof UserError ? 2 : 1;
+}
+
+/** Says what went wrong, unless another process does. @returns the exit status */
+export function printError(error: unknown): number {
+  const debug = process.argv.includes("--debug");
+  if (error instanceof UserError) console.error(debug ? error.stack : error.message);
+  else if (!(error instanceof EndedElsewhere)) {
+    const text = error instanceof Error ? (debug ? error.stack : error.message) : String(error);
+    console.error(`internal fault: ${text}\nhelp: run again with --debug and report what it prints`);
+  }
+  return exitCodeOf(error);
 }
 
 /** A terminal that is closed gives EIO. */

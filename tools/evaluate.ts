@@ -27,6 +27,7 @@ import type { Picture } from "../src/pconv/picture.js";
 import { integer } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
 import { Progress } from "./progress.js";
+import { amongRanks, type Ranks } from "./ranks.js";
 
 const BASELINES = { mean: meanFill, diffusion: diffusionFill } as const;
 
@@ -63,7 +64,7 @@ interface OnGpu {
 const nameOf = (weights: string): string => basename(isUrl(weights) ? new URL(weights).pathname : weights);
 
 /** Opens the GPU if anything needs it. */
-async function open({ weights, vggPath }: Options): Promise<OnGpu> {
+async function open({ weights, vggPath }: Options, quiet: boolean): Promise<OnGpu> {
   if (weights === false && vggPath === undefined) return { network: null, close: () => undefined };
   // Here and not above: this file must load where Dawn does not.
   const [{ openGpu }, { loadUNet }, { inpaint }, { loadVgg }, { vggDistance }] = await Promise.all([
@@ -75,7 +76,7 @@ async function open({ weights, vggPath }: Options): Promise<OnGpu> {
   ]);
   const gpu = await openGpu();
   try {
-    console.error(`adapter: ${gpu.adapter.name}`);
+    if (!quiet) console.error(`adapter: ${gpu.adapter.name}`);
     const model =
       weights === false ? null : await showingDownloads((onProgress) => loadUNet(gpu, weights, { onProgress }));
     const vgg =
@@ -94,10 +95,10 @@ async function open({ weights, vggPath }: Options): Promise<OnGpu> {
   }
 }
 
-async function readMasks(o: Options, pictures: number): Promise<MaskBins> {
+async function readMasks(o: Options, pictures: number, quiet: boolean): Promise<MaskBins> {
   const bins = new MaskBins(pictures);
   const paths = await listPictures(o.masks);
-  const progress = new Progress(paths.length);
+  const progress = new Progress(paths.length, quiet);
   let grey = 0;
   try {
     progress.at("masks");
@@ -110,7 +111,8 @@ async function readMasks(o: Options, pictures: number): Promise<MaskBins> {
   } finally {
     progress.stop();
   }
-  if (grey > 0) console.error(`${grey} masks have grey pixels: above 0.6 they count as white, others as black`);
+  if (grey > 0 && !quiet)
+    console.error(`${grey} masks have grey pixels: above 0.6 they count as white, others as black`);
   if (bins.outside === bins.total) {
     throw new UserError(
       o.masks,
@@ -167,26 +169,23 @@ function table(scores: readonly { method: string; bins: readonly BinQuality[] }[
   return lines;
 }
 
-async function run(o: Options): Promise<void> {
-  const baselines = [...new Set(o.baseline)].map((name): FillMethod => ({ name, fill: BASELINES[name] }));
-  if (o.weights === false && baselines.length === 0) {
-    throw new UserError(
-      "pconv evaluate",
-      "expected something to evaluate, got --no-weights and no --baseline",
-      "pass --baseline mean, or leave out --no-weights",
-    );
-  }
-  const found = await listPictures(o.images);
-  const paths = found.slice(0, o.limit);
-  const masks = await readMasks(o, paths.length);
-  const onGpu = await open(o);
-  try {
-    const methods = [...(onGpu.network ? [onGpu.network] : []), ...baselines];
+/** What is evaluated, and on what. */
+interface Inputs {
+  /** Pictures in the folder, of which `paths` are used. */
+  readonly found: number;
+  readonly paths: readonly string[];
+  readonly masks: MaskBins;
+  readonly methods: readonly FillMethod[];
+}
+
+/** Measures every picture with a mask of each bin; ranks share the pictures, and all get all pairs. */
+async function measure(o: Options, inputs: Inputs, onGpu: OnGpu, ranks: Ranks): Promise<EvaluatedPair[]> {
+  const { paths, masks, methods } = inputs;
+  const own = await ranks.together(async () => {
     const bins = HOLE_BINS.filter((_, i) => masks.count(i) > 0).length;
-    const progress = new Progress(paths.length * bins * methods.length);
-    let pairs: EvaluatedPair[];
+    const progress = new Progress(ranks.share(paths).length * bins * methods.length, !ranks.first);
     try {
-      pairs = await evaluate({
+      return await evaluate({
         pictures: paths.length,
         picture: async (index) => {
           progress.at(basename(paths[index]));
@@ -195,40 +194,79 @@ async function run(o: Options): Promise<void> {
         masks,
         methods,
         vgg: onGpu.vgg,
+        share: { rank: ranks.rank, size: ranks.size },
         onFilled: () => progress.advance(1),
       });
     } finally {
       progress.stop();
     }
-    const scores = methods.map(({ name }, i) => ({ method: name, bins: averageByBin(pairs, i) }));
-    const drawn = o.sheet === undefined ? null : await contactSheet(pairs, methods, masks, paths, o.size);
-    if (drawn) await writePicturePng(o.sheet!, drawn.sheet);
-    const empty = HOLE_BINS.filter((_, i) => masks.count(i) === 0).map(({ name }) => name);
-    if (o.json) {
-      const counts = { size: o.size, images: paths.length, masks: masks.total, masksOutside: masks.outside };
-      const sheet = drawn && { file: o.sheet, cells: drawn.legend };
-      console.log(
-        JSON.stringify({ ...counts, ...scores[0], emptyBins: empty, methods: scores, ...(sheet && { sheet }) }),
-      );
-      return;
+  });
+  // In the order of one process, so that averages are the same to the last bit.
+  return (await ranks.gather(own)).flat().sort((a, b) => a.image - b.image);
+}
+
+/** Prints what was measured, and draws the sheet. */
+async function report(
+  o: Options,
+  { found, paths, masks, methods }: Inputs,
+  pairs: readonly EvaluatedPair[],
+): Promise<void> {
+  const scores = methods.map(({ name }, i) => ({ method: name, bins: averageByBin(pairs, i) }));
+  const drawn = o.sheet === undefined ? null : await contactSheet(pairs, methods, masks, paths, o.size);
+  if (drawn) await writePicturePng(o.sheet!, drawn.sheet);
+  const empty = HOLE_BINS.filter((_, i) => masks.count(i) === 0).map(({ name }) => name);
+  if (o.json) {
+    const counts = { size: o.size, images: paths.length, masks: masks.total, masksOutside: masks.outside };
+    const sheet = drawn && { file: o.sheet, cells: drawn.legend };
+    console.log(
+      JSON.stringify({ ...counts, ...scores[0], emptyBins: empty, methods: scores, ...(sheet && { sheet }) }),
+    );
+    return;
+  }
+  const limited = paths.length < found ? ` of ${found}` : "";
+  const s = masks.total === 1 ? "" : "s";
+  console.log(`${paths.length}${limited} images, ${masks.total} mask${s} at ${o.size}x${o.size}; means over images`);
+  for (const line of table(scores, masks)) console.log(line);
+  if (empty.length > 0) console.log(`no mask has a hole ratio of ${empty.join(", ")}: nothing was measured there`);
+  if (masks.outside > 0) {
+    const unused = masks.outside === 1 ? "1 mask is" : `${masks.outside} masks are`;
+    console.log(`${unused} in none of the bins (0.01 to 0.6): not used`);
+  }
+  if (o.vggPath !== undefined)
+    console.log("VGG: distance of unit-length features of pool1 to pool3, unweighted; not LPIPS itself");
+  if (drawn) {
+    const columns = ["masked", ...methods.map(({ name }) => name), "truth"].join(" | ");
+    console.log(`sheet: ${o.sheet}; a row for each bin, each group ${columns}, by PSNR of ${methods[0].name}:`);
+    for (const { bin, rank, image, mask, psnr } of drawn.legend) {
+      console.log(`  ${bin.padEnd(8)} ${rank.padEnd(6)} ${psnr.toFixed(2).padStart(6)} dB  ${image}  ${mask}`);
     }
-    const limited = paths.length < found.length ? ` of ${found.length}` : "";
-    const s = masks.total === 1 ? "" : "s";
-    console.log(`${paths.length}${limited} images, ${masks.total} mask${s} at ${o.size}x${o.size}; means over images`);
-    for (const line of table(scores, masks)) console.log(line);
-    if (empty.length > 0) console.log(`no mask has a hole ratio of ${empty.join(", ")}: nothing was measured there`);
-    if (masks.outside > 0) {
-      const unused = masks.outside === 1 ? "1 mask is" : `${masks.outside} masks are`;
-      console.log(`${unused} in none of the bins (0.01 to 0.6): not used`);
-    }
-    if (onGpu.vgg) console.log("VGG: distance of unit-length features of pool1 to pool3, unweighted; not LPIPS itself");
-    if (drawn) {
-      const columns = ["masked", ...methods.map(({ name }) => name), "truth"].join(" | ");
-      console.log(`sheet: ${o.sheet}; a row for each bin, each group ${columns}, by PSNR of ${methods[0].name}:`);
-      for (const { bin, rank, image, mask, psnr } of drawn.legend) {
-        console.log(`  ${bin.padEnd(8)} ${rank.padEnd(6)} ${psnr.toFixed(2).padStart(6)} dB  ${image}  ${mask}`);
-      }
-    }
+  }
+}
+
+async function run(o: Options): Promise<void> {
+  await amongRanks((ranks) => runAmong(o, ranks));
+}
+
+async function runAmong(o: Options, ranks: Ranks): Promise<void> {
+  const baselines = [...new Set(o.baseline)].map((name): FillMethod => ({ name, fill: BASELINES[name] }));
+  if (o.weights === false && baselines.length === 0) {
+    throw new UserError(
+      "pconv evaluate",
+      "expected something to evaluate, got --no-weights and no --baseline",
+      "pass --baseline mean, or leave out --no-weights",
+    );
+  }
+  const { found, paths, masks } = await ranks.together(async () => {
+    const found = await listPictures(o.images);
+    const paths = found.slice(0, o.limit);
+    return { found, paths, masks: await readMasks(o, paths.length, !ranks.first) };
+  });
+  const onGpu = await ranks.firstThenOthers(() => open(o, !ranks.first));
+  try {
+    const methods = [...(onGpu.network ? [onGpu.network] : []), ...baselines];
+    const inputs: Inputs = { found: found.length, paths, masks, methods };
+    const pairs = await measure(o, inputs, onGpu, ranks);
+    await ranks.together(() => (ranks.first ? report(o, inputs, pairs) : Promise.resolve()));
   } finally {
     onGpu.close();
   }

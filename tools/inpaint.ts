@@ -11,6 +11,7 @@ import { type Filled, fillFile } from "./inpaint/fillFile.js";
 import type { MaskOptions } from "./inpaint/fitMask.js";
 import { checkNotInput, existingResult, inputsOf, type Job, listJobs } from "./inpaint/jobs.js";
 import { Progress } from "./progress.js";
+import { amongRanks, type Ranks } from "./ranks.js";
 
 /** A shell's code for a program that was interrupted: 128 and SIGINT's 2. */
 const INTERRUPTED = 130;
@@ -34,11 +35,38 @@ function path(text: string): string {
 }
 
 async function run(inputs: readonly string[], o: Options): Promise<void> {
-  const jobs = await listJobs(inputs, o.mask, o.out);
+  await amongRanks((ranks) => runAmong(inputs, o, ranks));
+}
+
+/** What became of a rank's pictures. */
+interface Outcome {
+  readonly done: number;
+  readonly skipped: number;
+  readonly failed: number;
+  readonly stopped: boolean;
+}
+
+/** Ranks share the pictures: each fills every n-th. */
+async function runAmong(inputs: readonly string[], o: Options, ranks: Ranks): Promise<void> {
+  // All have listed them before any writes a result, which may lie in one of the folders.
+  const jobs = await ranks.together(() => listJobs(inputs, o.mask, o.out));
+  const own = await ranks.together(() => fillShare(jobs, o, ranks));
+  const all = await ranks.gather(own);
+  const sum = (of: (outcome: Outcome) => number) => all.reduce((total, outcome) => total + of(outcome), 0);
+  const [done, skipped, failed] = [sum((a) => a.done), sum((a) => a.skipped), sum((a) => a.failed)];
+  if (jobs.length > 1 && skipped < jobs.length && ranks.first)
+    console.error(`${done} filled, ${skipped} skipped, ${failed} failed, of ${jobs.length}`);
+  if (failed > 0) process.exitCode = 1;
+  if (!all.some(({ stopped }) => stopped)) return;
+  if (ranks.first) console.error("stopped: what is written is whole; the same command goes on with the rest");
+  process.exitCode = INTERRUPTED;
+}
+
+async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promise<Outcome> {
   const taken = inputsOf(jobs);
   const work: Job[] = [];
   let skipped = 0;
-  for (const job of jobs) {
+  for (const job of ranks.share(jobs)) {
     const existing = existingResult(job);
     if (existing !== undefined) checkNotInput(existing, taken);
     if (existing === undefined || o.force) {
@@ -49,7 +77,7 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
     if (o.json) console.log(JSON.stringify({ status: "skipped", image: job.image, out: existing }));
     else console.log(`${job.image}: skipped, ${existing} exists (--force replaces it)`);
   }
-  if (work.length === 0) return;
+  if (work.length === 0) return { done: 0, skipped, failed: 0, stopped: false };
   const stop = stopOnSignals();
   // What sharp keeps of decoded pictures would come on top of ours.
   sharp.cache(false);
@@ -59,16 +87,20 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
     import("../src/io/unetFile.js"),
   ]);
   const gpu = await openGpu();
-  console.error(`adapter: ${gpu.adapter.name}`);
+  if (ranks.first) console.error(`adapter: ${gpu.adapter.name}`);
   let progress: Progress | undefined;
   let [done, failed] = [0, 0];
   try {
     const model = await showingDownloads((onProgress) => loadUNet(gpu, o.weights, { onProgress }));
     // A file's size tells best how long it takes, short of opening it. One that is gone by now fails when it is its turn.
     const sizes = await Promise.all(work.map(({ image }) => stat(image).then((s) => Math.max(1, s.size), () => 1))); // prettier-ignore
-    const bar = (progress = new Progress(sizes.reduce((sum, size) => sum + size, 0)));
+    const bar = (progress = new Progress(
+      sizes.reduce((sum, size) => sum + size, 0),
+      !ranks.first,
+    ));
     const tile = o.tile ?? defaultTile(model);
-    if (!o.json) bar.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
+    if (!o.json && ranks.first)
+      bar.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
     for (const [i, job] of work.entries()) {
       if (stop.signal.aborted) break;
       bar.at(job.image);
@@ -103,11 +135,7 @@ async function run(inputs: readonly string[], o: Options): Promise<void> {
     stop.close();
     gpu.close();
   }
-  if (jobs.length > 1) console.error(`${done} filled, ${skipped} skipped, ${failed} failed, of ${jobs.length}`);
-  if (failed > 0) process.exitCode = 1;
-  if (!stop.signal.aborted) return;
-  console.error("stopped: what is written is whole; the same command goes on with the rest");
-  process.exitCode = INTERRUPTED;
+  return { done, skipped, failed, stopped: stop.signal.aborted };
 }
 
 /** A signal that aborts at Ctrl-C and the like; a second Ctrl-C ends the program as usual. */

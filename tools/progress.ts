@@ -14,12 +14,19 @@ export class Progress {
   private done = 0;
   private what = "";
 
-  /** @param total how much work there is, in any unit that is proportional to time */
-  constructor(private readonly total: number) {
+  /**
+   * @param total how much work there is, in any unit that is proportional to time
+   * @param quiet true where another process shows how far it all is
+   */
+  constructor(
+    private readonly total: number,
+    private readonly quiet = false,
+  ) {
     const format = "[{bar}] {percentage}% | ETA {left} | {what}";
-    this.bar = process.stderr.isTTY
-      ? new SingleBar({ stream: process.stderr, format, barsize: 30, clearOnComplete: true, gracefulExit: false })
-      : null;
+    this.bar =
+      process.stderr.isTTY && !quiet
+        ? new SingleBar({ stream: process.stderr, format, barsize: 30, clearOnComplete: true, gracefulExit: false })
+        : null;
     this.bar?.start(total, 0, { left: "-", what: "" });
   }
 
@@ -37,7 +44,7 @@ export class Progress {
     const now = performance.now();
     const left = duration((((now - this.started) / this.done) * (this.total - this.done)) / 1000);
     this.bar?.update(this.done, { left });
-    if (this.bar || now - this.lastLine < LINE_MS) return;
+    if (this.bar || this.quiet || now - this.lastLine < LINE_MS) return;
     this.lastLine = now;
     console.error(`${Math.floor((100 * this.done) / this.total)} % | ETA ${left} | ${this.what}`);
   }

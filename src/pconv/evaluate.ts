@@ -116,6 +116,8 @@ export interface EvaluationRequest {
   readonly methods: readonly FillMethod[];
   /** Prepares a distance from a truth: called once for each picture. */
   readonly vgg?: (truth: Picture) => Promise<(result: Picture) => Promise<number>>;
+  /** Of the pictures, only every `size`-th from `rank` on: where several processes share the work. Default: all of them. */
+  readonly share?: { readonly rank: number; readonly size: number };
   /** Called after each fill. */
   readonly onFilled?: () => void;
 }
@@ -125,9 +127,9 @@ export interface EvaluationRequest {
  * @throws {ShapeError} a fill, or a mask, of another size than its picture, or pictures below 11x11
  */
 export async function evaluate(request: EvaluationRequest): Promise<EvaluatedPair[]> {
-  const { masks, methods } = request;
+  const { masks, methods, share = { rank: 0, size: 1 } } = request;
   const pairs: EvaluatedPair[] = [];
-  for (let image = 0; image < request.pictures; image++) {
+  for (let image = share.rank; image < request.pictures; image += share.size) {
     const truth = await request.picture(image);
     const distance = await request.vgg?.(truth);
     for (let bin = 0; bin < HOLE_BINS.length; bin++) {
