@@ -38,6 +38,9 @@ export * as nn from "./nn/index.js";
 export { Adam, type AdamConfig } from "./optim/adam.js";
 export { Ema } from "./optim/ema.js";
 export { LossScaler, type LossScalerConfig } from "./optim/lossScaler.js";
+export type { ProcessGroup } from "./optim/processGroup.js";
+export type { ExchangeTime } from "./optim/deviceGroup.js";
+export type { BatchRanks } from "./kernels/batchNormStats.js";
 export type { LossScaleStep, ScaleProgress } from "./kernels/lossScale.js";
 
 // Kernels' launchers

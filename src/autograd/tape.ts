@@ -28,8 +28,13 @@ export interface TapeOptions {
   readonly checkpoint?: boolean;
   /** Given: batch norm's statistics are those of all ranks' batches together, as if they were one; default: each rank's own. */
   readonly ranks?: BatchRanks | undefined;
+  /**
+   * Called in the backward pass when a leaf's gradient is complete: it is recorded, and nothing will be added to it any more. Also for
+   * a leaf that got none, because no gradient came to the ops that read it.
+   */
+  readonly onGradient?: ((leaf: Tensor) => void) | undefined;
   /** Sees every op's result as soon as it is recorded, and in the backward pass every gradient: for finding faults. */
-  readonly watch?: (seen: Watched) => void;
+  readonly watch?: ((seen: Watched) => void) | undefined;
 }
 
 /** What an op made, intact only until the call returns. */
@@ -61,6 +66,8 @@ export class Tape {
   private readonly kept = new Set<Tensor>();
   /** Results of ops; every other tensor is a leaf. */
   private readonly results = new WeakSet<Tensor>();
+  /** How many ops that read a leaf have yet to run backward. */
+  private readonly uses = new Map<Tensor, number>();
   /** Ratios and new masks of layers by mask and geometry: each is computed once on a tape, however many layers ask for it. */
   readonly ratios = new Map<Mask, Map<string, MaskRatio>>();
 
@@ -149,6 +156,7 @@ export class Tape {
       this.nodes.push({ name, inputs, output, saved, backward });
       this.results.add(output);
       for (const s of saved) if (s instanceof Tensor) this.savedCount.set(s, (this.savedCount.get(s) ?? 0) + 1);
+      for (const leaf of this.leavesOf(inputs)) this.uses.set(leaf, (this.uses.get(leaf) ?? 0) + 1);
     } else {
       for (const s of saved) if (!(s instanceof Tensor)) this.release(s);
     }
@@ -205,7 +213,16 @@ export class Tape {
       }
       for (const s of node.saved) if (!(s instanceof Tensor)) this.release(s);
       if (!this.kept.has(node.output)) this.release(node.output.storage);
+      for (const leaf of this.leavesOf(node.inputs)) {
+        const left = this.uses.get(leaf)! - 1;
+        this.uses.set(leaf, left);
+        if (left === 0) this.options.onGradient?.(leaf);
+      }
     }
+  }
+
+  private leavesOf(inputs: readonly Tensor[]): Tensor[] {
+    return inputs.filter((input) => input.requiresGrad && !this.results.has(input));
   }
 
   /** Adds a gradient to an input's: to `grad` of a leaf, to the pending one of an op's result. Takes over `g`. */

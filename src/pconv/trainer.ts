@@ -1,6 +1,6 @@
 /** The training loop's core: one step, and where its pictures come from. No files here. */
 import { Tape, type TapeOptions } from "../autograd/tape.js";
-import type { Precision, Tensor } from "../autograd/tensor.js";
+import type { Tensor } from "../autograd/tensor.js";
 import { UserError } from "../errors.js";
 import type { BufferPlan } from "../gpu/bufferPlan.js";
 import type { Storage } from "../gpu/pool.js";
@@ -8,58 +8,17 @@ import { GUARD_BYTES, lossGuard, readGuard } from "../kernels/lossGuard.js";
 import { readScale } from "../kernels/lossScale.js";
 import { Adam } from "../optim/adam.js";
 import { Ema } from "../optim/ema.js";
-import { LossScaler, type LossScalerConfig } from "../optim/lossScaler.js";
-import type { InpaintingLoss, LossTerm } from "./loss.js";
-import type { MaskPicture, MaskSource, Picture, PictureSource } from "./picture.js";
+import { LossScaler } from "../optim/lossScaler.js";
+import type { ExchangeTime } from "../optim/deviceGroup.js";
+import { DataParallel, shardedIndex, stateHash } from "./dataParallel.js";
+import type { LossTerm } from "./loss.js";
+import type { MaskPicture, Picture } from "./picture.js";
 import { Prefetcher } from "./prefetch.js";
 import { NotFiniteFinder } from "./notFinite.js";
-import type { FrozenBatchNorm, PConvUNet } from "./unet.js";
+import type { StepReport, TrainerConfig } from "./trainerConfig.js";
+import type { FrozenBatchNorm } from "./unet.js";
 
-/** What a {@link Trainer} trains, on what, and how. */
-export interface TrainerConfig {
-  readonly model: PConvUNet;
-  readonly loss: InpaintingLoss;
-  readonly images: PictureSource;
-  readonly masks: MaskSource;
-  /** Side of the square training pictures, in pixels. */
-  readonly imageSize: number;
-  readonly batchSize: number;
-  /** Learning rate, or that of each step, counted from 1 (see `learningRate`). */
-  readonly lr: number | ((step: number) => number);
-  /** Gradients whose norm over all parameters is larger are scaled down to it; default: none are. */
-  readonly maxGradNorm?: number;
-  /** Decay of an exponential moving average of the parameters, see `Trainer.ema`; default: none is kept. */
-  readonly emaDecay?: number;
-  /** Everything random follows from it: equal seeds give equal runs on one adapter. */
-  readonly seed: number;
-  /** Stage 2: this batch norm uses its running statistics and keeps them; default `none`. See `reestimateStatistics`. */
-  readonly freezeBatchNorm?: FrozenBatchNorm;
-  /**
-   * Of activations and their gradients; default `f32`. `f16` needs an adapter with half precision (`gpu.half`) and scales the loss:
-   * steps whose gradients overflow change nothing but the scale.
-   */
-  readonly precision?: Precision;
-  /** First scale and growth with `f16`; the defaults are torch's. */
-  readonly lossScaling?: LossScalerConfig;
-  /** Computes some activations again in the backward pass instead of keeping them: less memory, more time, the same bits. */
-  readonly gradientCheckpointing?: boolean;
-  /** Samples fetched ahead; changes nothing but the waiting. */
-  readonly prefetch?: number;
-}
-
-/** What one step gave. Terms are unweighted, means over the batch. */
-export interface StepReport {
-  /** Number of the step, counted from 1. */
-  readonly step: number;
-  readonly loss: number;
-  readonly terms: Readonly<Partial<Record<LossTerm, number>>>;
-  readonly lr: number;
-  /** Norm of all gradients together, before clipping. */
-  readonly gradNorm: number;
-  /** With `f16`: the loss's scale in the next step, and how many steps were skipped so far. */
-  readonly lossScale?: number;
-  readonly skipped?: number;
-}
+export type { StepReport, TrainerConfig } from "./trainerConfig.js";
 
 /** A run whose scale falls below this overflows whatever the scale; at 2^-14 float16 has lost the gradients anyway. */
 const LEAST_SCALE = 2 ** -14;
@@ -90,7 +49,7 @@ export class Trainer {
   readonly optimizer: Adam;
   /** Averages of the parameters, where the config asks for them. */
   readonly ema: Ema | null;
-  /** Steps taken. */
+  /** Steps taken; {@link resume} sets it. */
   step = 0;
   private frozen: FrozenBatchNorm;
   /** Batches of steps that a bad loss undid: pictures go on after them. */
@@ -100,6 +59,11 @@ export class Trainer {
   private readonly guard: Storage;
   private readonly inFlight: Promise<unknown>[] = [];
   private plan: BufferPlan | null = null;
+  private readonly parallel: DataParallel | null;
+  /** All ranks have the same state. */
+  private shared = false;
+  /** Samples of the run before `step` 0, as if it had always taken steps of this size; other sizes before a resume make it so. */
+  private origin = 0;
 
   constructor(readonly config: TrainerConfig) {
     const { gpu } = config.model;
@@ -111,6 +75,52 @@ export class Trainer {
     this.frozen = config.freezeBatchNorm ?? "none";
     this.guard = gpu.alloc(GUARD_BYTES, "loss guard");
     this.clearGuard();
+    const { processGroup: group } = config;
+    this.parallel = group && group.size > 1 ? new DataParallel(config, group) : null;
+  }
+
+  /** Samples of one step, on all ranks together. */
+  private get globalBatch(): number {
+    return this.config.batchSize * (this.config.processGroup?.size ?? 1);
+  }
+
+  /** Samples that the run has used, on all ranks together: the next step begins with sample of this index. */
+  get samples(): number {
+    return this.origin + (this.step + this.ahead) * this.globalBatch;
+  }
+
+  /**
+   * Goes on after a step of an interrupted run, whose parameters and optimizer have been restored (with a process group on rank 0).
+   * @param samples what the run had used then, `Trainer.samples`: it may have taken steps of another size, on another number of ranks.
+   * The default is that all its steps were of this size.
+   */
+  resume(step: number, samples = step * this.globalBatch): void {
+    this.step = step;
+    this.ahead = 0;
+    this.origin = samples - step * this.globalBatch;
+    void this.prefetcher?.close();
+    this.prefetcher = null;
+  }
+
+  /**
+   * Gives all ranks rank 0's parameters, statistics, moments, averages and place in the run. Every rank calls it, after rank 0 has
+   * restored what it resumes from; the first step, and the first after {@link freezeBatchNorm}, does it too.
+   */
+  async broadcast(): Promise<void> {
+    this.shared = true;
+    if (!this.parallel) return;
+    const { step, samples } = await this.parallel.broadcast(this);
+    if (step !== this.step || samples !== this.samples) this.resume(step, samples);
+  }
+
+  /** SHA-256, as hex, of the trained parameters and the optimizer's state; ranks of one run have the same. */
+  hash(): Promise<string> {
+    return stateHash(this);
+  }
+
+  /** What exchanging numbers with other ranks took so far; null with one process. */
+  get exchanged(): ExchangeTime | null {
+    return this.parallel?.exchanged ?? null;
   }
 
   /** Stage 2 from the next step on, or stage 1 again: see `TrainerConfig.freezeBatchNorm`. */
@@ -119,6 +129,7 @@ export class Trainer {
     this.frozen = frozen;
     if (this.plan) this.config.model.gpu.dropPlan(this.plan); // other buffers are asked for now
     this.plan = null;
+    this.shared = false; // running statistics may be each rank's own, and are used from now on
   }
 
   private clearGuard(): void {
@@ -134,14 +145,17 @@ export class Trainer {
   /** The next batch as [n,h,w,3] values and [n,h,w] masks. */
   private async batch(): Promise<{ pixels: Float32Array; valid: Float32Array }> {
     const { batchSize, prefetch = 2 * batchSize } = this.config;
-    this.prefetcher ??= new Prefetcher(
-      (i) => this.sample(i),
-      (this.step + this.ahead) * batchSize,
-      Math.max(1, prefetch),
-    );
+    const { samples: first } = this;
+    this.prefetcher ??= new Prefetcher((i) => this.sample(first + this.sharded(i)), 0, Math.max(1, prefetch));
     const samples: Sample[] = [];
     while (samples.length < batchSize) samples.push(await this.prefetcher.next());
     return this.stack(samples);
+  }
+
+  /** Index of this rank's sample number `i`, counted from a step's first one. */
+  private sharded(i: number): number {
+    const { processGroup = { rank: 0, size: 1 }, batchSize } = this.config;
+    return shardedIndex(processGroup, batchSize, i);
   }
 
   private stack(samples: readonly Sample[]): { pixels: Float32Array; valid: Float32Array } {
@@ -158,6 +172,10 @@ export class Trainer {
   /**
    * One step: batch, forward, loss, backward, Adam, all in one submit; one readback for the report.
    *
+   * With a process group step s is one on samples s n b to (s + 1) n b, of which each of the n ranks takes b that follow each other. Losses and
+   * gradients are averaged over the ranks, in buckets that are on their way while the backward pass goes on, before anything is made of
+   * them: norm, clipping, guard and loss scaling see the means, and decide the same on all ranks.
+   *
    * With `report: false` nothing is read back and the host goes on while the device works. A loss that is not finite is found
    * all the same: from that step on the device changes no parameter, and the next step with a report, or
    * {@link checkFinite}, throws.
@@ -170,6 +188,7 @@ export class Trainer {
   async trainStep(o: { readonly report: boolean }): Promise<StepReport | null>;
   async trainStep({ report = true }: { readonly report?: boolean } = {}): Promise<StepReport | null> {
     const { model } = this.config;
+    if (!this.shared) await this.broadcast();
     const { pixels, valid } = await this.batch();
     const { gpu } = model;
     model.train();
@@ -210,25 +229,29 @@ export class Trainer {
     }
   }
 
-  /** Records everything of one step on a new tape. */
+  /** Records everything of one step on a new tape; where it is watched, of this rank alone. */
   private record(pixels: Float32Array, valid: Float32Array, watch?: TapeOptions["watch"]): Recorded {
     const { model, loss, imageSize: size, batchSize: n, precision = "f32" } = this.config;
     const { gpu } = model;
     const checkpoint = this.config.gradientCheckpointing ?? false;
-    const tape = new Tape(gpu, { grad: true, precision, checkpoint, ...(watch && { watch }) });
+    const parallel = watch ? null : this.parallel;
+    const tape = new Tape(gpu, { grad: true, precision, checkpoint, watch, ...parallel?.tapeOptions });
     try {
       // A write submits what was recorded before it: both uploads come first.
       const truth = tape.upload({ n, h: size, w: size, c: 3 }, pixels, "truth");
       const mask = tape.uploadMask({ n, h: size, w: size }, valid);
       const { output } = model.forward(tape, truth, mask);
       const { total, terms } = loss.forward(tape, output, truth, mask);
+      parallel?.averageLosses([total, ...terms.values()]);
       tape.backward(total, this.optimizer.scaler?.scale);
+      parallel?.settle();
       lossGuard(gpu, this.step + 1, { loss: total.storage, guard: this.guard });
       this.optimizer.step(this.guard, this.step + 1);
       this.ema?.step(this.step + 1, this.optimizer.scaler?.state ?? this.guard);
       return { tape, total, terms };
     } catch (error) {
       this.optimizer.zeroGrad();
+      parallel?.reset();
       tape.dispose();
       throw error;
     }
@@ -259,8 +282,7 @@ export class Trainer {
 
   /** Waits until the device has only a few steps ahead of it. */
   private async throttle(): Promise<void> {
-    const { queue } = this.config.model.gpu.device;
-    this.inFlight.push(queue.onSubmittedWorkDone().catch(() => undefined)); // a lost device shows at the next dispatch
+    this.inFlight.push(this.config.model.gpu.sync().catch(() => undefined)); // what went wrong shows at the next dispatch
     if (this.inFlight.length > MAX_IN_FLIGHT) await this.inFlight.shift();
   }
 
@@ -290,7 +312,9 @@ export class Trainer {
     if (this.plan) this.config.model.gpu.dropPlan(this.plan); // the search needs its memory
     this.plan = null;
     // The search only says more: whatever hinders it, such as full memory, must not hide what it was for.
-    const first = await this.firstBadTensor(bad.step).catch(() => null);
+    const own = await this.firstBadTensor().catch(() => null);
+    const first = this.parallel ? await this.parallel.firstToSay(own) : own;
+    this.shared = false; // each rank searched alone, which its running statistics have seen
     this.clearGuard();
     this.ahead += undone;
     const what = bad.what === "loss" ? "loss, got total" : "gradient, got a norm";
@@ -302,12 +326,12 @@ export class Trainer {
   }
 
   /** Goes through a step again, whose parameters the guard has kept, and names the first tensor with an infinity or NaN. */
-  private async firstBadTensor(step: number): Promise<string | null> {
+  private async firstBadTensor(): Promise<string | null> {
     const { model, batchSize } = this.config;
     const found = new NotFiniteFinder(model);
     try {
       const samples = await Promise.all(
-        Array.from({ length: batchSize }, (_, i) => this.sample((step - 1 + this.ahead) * batchSize + i)),
+        Array.from({ length: batchSize }, (_, i) => this.sample(this.samples + this.sharded(i))),
       );
       const { pixels, valid } = this.stack(samples);
       if (!pixels.every(Number.isFinite)) return "a training picture";
