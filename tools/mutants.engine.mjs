@@ -246,8 +246,8 @@ const winograd = [
   {
     name: "Winograd stores beyond the last column",
     file: "src/kernels/conv/winogradTransforms.ts",
-    find: "if (y < p.h && x < p.w) { store(",
-    replace: "if (y < p.h) { store(",
+    find: "if (y >= p.h || x >= p.w) { return; }",
+    replace: "if (y >= p.h) { return; }",
     why: "odd sizes end in half a tile",
     tests: ["kernels-winograd"],
   },
@@ -274,14 +274,6 @@ const winograd = [
     replace: "[s.padding[0], s.padding[1]]",
     why: "only padding 1 is its own complement",
     tests: ["kernels-winograd"],
-  },
-  {
-    name: "Winograd's dw of the last run alone",
-    file: "src/kernels/conv/winograd.ts",
-    find: "{ alpha: 1, beta: 1 }",
-    replace: "{ alpha: 0, beta: 1 }",
-    why: "the runs' sums belong together",
-    tests: ["slabs"],
   },
 ];
 
@@ -346,11 +338,11 @@ const windows = [
     tests: ["slabs"],
   },
   {
-    name: "dw of the last window alone",
-    file: "src/kernels/conv/engine.ts",
-    find: "{ alpha: 1, beta: 1 }",
-    replace: "{ alpha: 0, beta: 1 }",
-    why: "the windows' gradients add up",
+    name: "dw of the last window or run alone",
+    file: "src/kernels/weightedSum.ts",
+    find: "{ alpha: 1, beta: 1 }, { a: before",
+    replace: "{ alpha: 0, beta: 1 }, { a: before",
+    why: "the gradients of windows, and of Winograd's runs, add up",
     tests: ["slabs"],
   },
   {
@@ -482,8 +474,8 @@ const half = [
   {
     name: "loss scale not divided out",
     file: "src/kernels/adam.ts",
-    find: '${scaled ? ` * ${word("inverse")}` : ""}',
-    replace: "",
+    find: 'let g = gradient[id] * ${word("inverse")};',
+    replace: "let g = gradient[id];",
     why: "the gradients are those of the scaled loss",
     tests: ["lossScaler"],
   },

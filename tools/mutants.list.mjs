@@ -176,8 +176,8 @@ const networks = [
   {
     name: "stage 2 freezes the decoder",
     file: "src/pconv/unet.ts",
-    find: "for (const { bn } of this.encoder) if (bn) bn.frozen = frozen;",
-    replace: "for (const { bn } of this.decoder) if (bn) bn.frozen = frozen;",
+    find: 'for (const { bn } of this.encoder) if (bn) bn.frozen = which !== "none";',
+    replace: 'for (const { bn } of this.encoder) if (bn) bn.frozen = which === "all";',
     why: "sec. 4.2: the encoder's batch norm",
     tests: ["unet"],
   },
