@@ -68,7 +68,7 @@ describe("the packed package", () => {
     const entry = exports["./browser"];
     for (const path of [...Object.values(bin), entry.types, entry.default, "dist/src/index.js", "docs/1-masks.md"])
       expect(readFileSync(join(installed, path)).length).toBeGreaterThan(0);
-    expect(readdirSync(join(installed, "dist")).sort()).toEqual(["bench", "models", "src", "tools"]);
+    expect(readdirSync(join(installed, "dist")).sort()).toEqual(["bench", "browser", "models", "src", "tools"]);
     expect(readdirSync(join(installed, "dist/tools"))).not.toContain("train-default");
   });
 

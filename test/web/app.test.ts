@@ -1,13 +1,13 @@
 /** The page's parts that need no browser. */
 import { PNG } from "pngjs";
 import { describe, expect, it } from "vitest";
+import { shrinkTemplates } from "../../tools/shrink-wgsl.mjs";
 import { maskUpdateKernel } from "../../src/kernels/maskUpdate.js";
 import { Editing } from "../../web/app/editing.js";
 import { MaskLayer, resizedMask } from "../../web/app/mask.js";
 import { maskFromRgba, maskToRgba, type RgbaPicture, seenPixels, withHoleFilled } from "../../web/app/pictures.js";
 import { drawSample } from "../../web/app/sample.js";
 import { Viewport } from "../../web/app/viewport.js";
-import { shrinkTemplates } from "../../web/shrinkWgsl.js";
 import { levelsOnCpu } from "../../web/worker/levels.js";
 import { encodePng } from "../../web/worker/png.js";
 
@@ -165,16 +165,16 @@ describe("levels", () => {
 });
 
 describe("shrinkTemplates", () => {
-  it("leaves comments and indentation out of templates of many lines, and nothing else", () => {
+  it("leaves comments and indentation out of templates of many lines, and no line", () => {
     const source =
-      "const a = `one // stays`;\nconst b = `\n  let x = ${y}; // goes\n    // ${y} stays\n  x += 1;\n`; // code\n";
+      "const a = `one // stays`;\nconst b = `\n  let x = ${y}; // goes\n  // goes\n    // ${y} stays\n  x += 1;\n`; // code\n";
     expect(shrinkTemplates(source, "a.ts")).toBe(
-      "const a = `one // stays`;\nconst b = `\nlet x = ${y};\n// ${y} stays\nx += 1;\n`; // code\n",
+      "const a = `one // stays`;\nconst b = `\nlet x = ${y};\n\n// ${y} stays\nx += 1;\n`; // code\n",
     );
   });
 
   it("shrinks a kernel and keeps its bindings", () => {
-    const text = maskUpdateKernel.wgsl({ convention: "paper", biased: false, kw: 3, single: true });
+    const text = maskUpdateKernel.wgsl({ convention: "paper", biased: false, kw: 3, single: true, rows: 1 });
     const shrunk = shrinkTemplates(`\`${text}\``, "kernel.ts");
     expect(shrunk.length).toBeLessThan(0.95 * text.length);
     expect(shrunk.match(/@binding/g)).toHaveLength(5);
