@@ -1,4 +1,4 @@
-import { FormatError } from "../errors.js";
+import { FormatError, printable } from "../errors.js";
 
 /**
  * A bounds-checked little-endian cursor over untrusted bytes. Reading past the end is a {@link FormatError} that names the
@@ -74,12 +74,8 @@ export class ByteReader {
   }
 }
 
-/** Text from an untrusted file, made fit for an error message: quoted, no control characters, at most 80 characters. */
+/** Text from an untrusted file, made fit for an error message: quoted, nothing unprintable, at most 80 characters. */
 export function quote(text: string): string {
-  const short = text.length > 80 ? `${text.slice(0, 77)}...` : text;
   // Beyond JSON's own escapes: DEL, C1 controls and the bidirectional overrides, which could disguise a name on a terminal.
-  return JSON.stringify(short).replace(
-    /[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g,
-    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
+  return printable(JSON.stringify(text.length > 80 ? `${text.slice(0, 77)}...` : text));
 }

@@ -2,7 +2,7 @@
  * A folder of mask pictures as a training source, varied as in the paper (section 4.1: binarised, dilated by 9 to 49 pixels,
  * then moved, turned and cropped at random). Node only.
  */
-import { ShapeError, UserError } from "../errors.js";
+import { printable, ShapeError, UserError } from "../errors.js";
 import { checkThreshold, type HoleColour, MASK_THRESHOLD, varyMask } from "../pconv/maskAugment.js";
 import type { MaskPicture, MaskSource } from "../pconv/picture.js";
 import { isMixed } from "../pconv/randomMask.js";
@@ -144,7 +144,7 @@ export class MaskFolder implements MaskSource {
     if (greyPixels > 0 && this.greyPixels === 0) {
       const { threshold } = this.options;
       this.options.onWarning(
-        `${path}: ${greyPixels} grey pixels; above ${threshold} they count as white, others as black`,
+        `${printable(path)}: ${greyPixels} grey pixels; above ${threshold} they count as white, others as black`,
       );
     }
     this.greyPixels += greyPixels;
