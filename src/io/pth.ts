@@ -8,7 +8,7 @@
  */
 import { FormatError } from "../errors.js";
 import { ByteReader, quote } from "./byteReader.js";
-import { dtypeBytes, LazyTensor, type TensorEntry } from "./tensorEntry.js";
+import { dtypeBytes, elementCount, LazyTensor, type TensorEntry } from "./tensorEntry.js";
 import { TorchObjects, type Storage } from "./pth/torchObjects.js";
 import { describe, unpickle } from "./pth/unpickle.js";
 import { ZipArchive } from "./pth/zip.js";
@@ -44,7 +44,7 @@ export function readPth(bytes: Uint8Array, where: string): PthFile {
   const objects = new TorchObjects(where, 4 * bytes.length);
   const isZip = bytes[0] === 0x50 && bytes[1] === 0x4b;
   const root = isZip ? readZip(bytes, where, objects) : readLegacy(bytes, where, objects);
-  return { container: isZip ? "zip" : "legacy", root, tensors: flatten(root, where) };
+  return { container: isZip ? "zip" : "legacy", root, tensors: flatten(root, where, 4 * bytes.length) };
 }
 
 function readZip(bytes: Uint8Array, where: string, objects: TorchObjects): unknown {
@@ -139,13 +139,15 @@ const MAX_VISITS = 2 ** 23;
 const MAX_NAME_CHARACTERS = 2 ** 25;
 const MAX_DEPTH = 128;
 
-function flatten(root: unknown, where: string): Map<string, TensorEntry> {
+/** @param maxBytes bound on the tensors together: one storage may have many views and names, each to be converted by itself */
+function flatten(root: unknown, where: string, maxBytes: number): Map<string, TensorEntry> {
   const tensors = new Map<string, TensorEntry>();
   const path: string[] = root instanceof LazyTensor ? ["tensor"] : [];
   /** Containers known to hold no tensor, however many paths lead to them. */
   const barren = new Set<unknown>();
   let visits = 0;
   let characters = 0;
+  let tensorBytes = 0;
   const fail = (problem: string): never => {
     throw new FormatError(where, problem, saveStateDict);
   };
@@ -154,10 +156,13 @@ function flatten(root: unknown, where: string): Map<string, TensorEntry> {
   const visit = (value: unknown): boolean => {
     if (++visits > MAX_VISITS) fail(`expected at most ${MAX_VISITS} values, got more`);
     if (value instanceof LazyTensor) {
-      const name = path.join(".");
-      characters += name.length;
+      // Counted before they are joined: a long key may come many times in one path.
+      characters += path.reduce((sum, part) => sum + part.length + 1, 0);
       if (characters > MAX_NAME_CHARACTERS)
         fail(`expected names of ${MAX_NAME_CHARACTERS} characters in all, got more`);
+      tensorBytes += (elementCount(value.shape) ?? Infinity) * dtypeBytes[value.dtype];
+      if (tensorBytes > maxBytes) fail(`expected at most ${maxBytes} bytes of tensors, got more`);
+      const name = path.join(".");
       if (tensors.has(name)) fail(`expected one tensor at ${quote(name)}, got two`);
       tensors.set(name, value);
       return true;

@@ -56,7 +56,9 @@ export function elementCount(shape: readonly unknown[]): number | undefined {
 
 /** A shape from an untrusted file for an error message; at most eight sizes. */
 export function showShape(shape: readonly unknown[]): string {
-  return `[${shape.slice(0, 8).map(String).join(", ")}${shape.length > 8 ? ", ..." : ""}]`;
+  // Not `String` for all: of lists in lists that are shared it would write out every path, which has no end in practice.
+  const sizes = shape.slice(0, 8).map((size) => (typeof size === "number" ? `${size}` : `a ${typeof size}`));
+  return `[${sizes.join(", ")}${shape.length > 8 ? ", ..." : ""}]`;
 }
 
 /** A {@link TensorEntry} whose bytes are fetched when first asked for, and then kept. */

@@ -2,7 +2,7 @@
  * A zip reader for untrusted archives in memory: stored and deflated records, zip64 directories, no encryption, one disk.
  * Source: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
  */
-import { inflateSync } from "fflate";
+import { Inflate, inflateSync } from "fflate";
 import { FormatError } from "../../errors.js";
 import { ByteReader, quote } from "../byteReader.js";
 import { crc32 } from "../crc.js";
@@ -18,6 +18,8 @@ interface ZipRecord {
 const damaged = "the archive is cut off or damaged: copy or download it again";
 /** What a file may grow to in memory, as a multiple of its size. */
 const MAX_GROWTH = 4;
+/** Packed bytes that are inflated at a time, so that what claims to be small is found to be large early. */
+const PIECE = 2 ** 16;
 const STORED = 0;
 const DEFLATED = 8;
 
@@ -25,6 +27,7 @@ const DEFLATED = 8;
 export class ZipArchive {
   private readonly records = new Map<string, ZipRecord>();
   private inflatedTotal = 0;
+  private packedTotal = 0;
 
   /** @throws FormatError if the directory is missing, damaged, or names a record twice */
   constructor(
@@ -67,6 +70,11 @@ export class ZipArchive {
     header.take(nameLength + extraLength);
 
     const packed = header.take(record.packed);
+    // Many records may claim the same bytes: each would be checked, and perhaps unpacked, anew.
+    this.packedTotal += record.packed;
+    if (this.packedTotal > this.bytes.length) {
+      throw new FormatError(where, "expected records of their own bytes, got records that overlap", damaged);
+    }
     const content = this.unpack(packed, record, where);
     if (content.length !== record.size || crc32(content) !== record.crc) {
       throw new FormatError(
@@ -95,11 +103,27 @@ export class ZipArchive {
       throw new FormatError(where, `expected at most ${limit} unpacked bytes, got ${claim}`, "do not trust this file");
     }
     try {
-      return inflateSync(packed, { out: new Uint8Array(record.size) });
+      return inflate(packed, record.size);
     } catch (cause) {
       throw new FormatError(where, "expected DEFLATE data, got something that does not unpack", damaged, { cause });
     }
   }
+}
+
+/** What `packed` unpacks to, `size` bytes of it at most. */
+function inflate(packed: Uint8Array, size: number): Uint8Array {
+  if (packed.length <= PIECE) return inflateSync(packed, { out: new Uint8Array(size) });
+  const content = new Uint8Array(size);
+  let length = 0;
+  const stream = new Inflate((piece) => {
+    content.set(piece.subarray(0, Math.max(0, size - length)), length);
+    length += piece.length;
+  });
+  for (let at = 0; at < packed.length && length <= size; at += PIECE) {
+    stream.push(packed.subarray(at, at + PIECE), at + PIECE >= packed.length);
+  }
+  if (length > size) throw new RangeError(`more than ${size} bytes`);
+  return content.subarray(0, length);
 }
 
 function findDirectory(bytes: Uint8Array, where: string): { count: number; offset: number } {
