@@ -1,6 +1,6 @@
 /** Reading picture and mask files of any common format. PNG by pngjs, everything else by sharp. Node only. */
 import sharp, { type Sharp } from "sharp";
-import { FormatError } from "../errors.js";
+import { FormatError, UserError } from "../errors.js";
 import { binariseMask, type BinarisedMask, type HoleColour } from "../pconv/maskAugment.js";
 import type { Picture } from "../pconv/picture.js";
 import { readBytes } from "./files.js";
@@ -12,12 +12,52 @@ export const PICTURE_EXTENSIONS: readonly string[] = [".jpg", ".jpeg", ".png", "
 /** What sharp may decode here. Not SVG or PDF: those are programs, and can read other files. */
 export const SHARP_FORMATS = ["jpeg", "webp", "tiff", "gif", "heif", "jp2", "jxl"];
 
-/** Pictures of more pixels are refused before anything is unpacked; about 1.2 GB as float RGB. */
+/**
+ * Pictures of more pixels are refused before anything is unpacked; about 1.2 GB as float RGB. The environment variable
+ * `PCONV_MAX_PIXELS` sets another limit.
+ */
 export const MAX_PIXELS = 100_000_000;
+
+/** @throws {UserError} `PCONV_MAX_PIXELS` is no number of pixels */
+function defaultMaxPixels(): number {
+  const text = process.env["PCONV_MAX_PIXELS"] ?? "";
+  if (text === "") return MAX_PIXELS;
+  const pixels = Number(text);
+  if (/^\d+$/.test(text) && Number.isSafeInteger(pixels) && pixels > 0) return pixels;
+  throw new UserError(
+    "PCONV_MAX_PIXELS",
+    `expected a number of pixels, got ${text}`,
+    "unset it, or set 200000000, say",
+  );
+}
+
+/** Where each of these formats says what it is, and how. */
+const SIGNATURES: readonly (readonly [at: number, signature: string])[] = [
+  [0, "\xff\xd8\xff"], // JPEG
+  [8, "WEBP"],
+  [0, "II*\0"], // TIFF, and BigTIFF
+  [0, "MM\0*"],
+  [0, "II+\0"],
+  [0, "MM\0+"],
+  [0, "GIF8"],
+  [4, "ftyp"], // HEIF and AVIF
+  [0, "\0\0\0\x0cjP  "], // JPEG 2000, its file and its bare stream
+  [0, "\xff\x4f\xff\x51"],
+  [0, "\0\0\0\x0cJXL "], // JPEG XL, the same
+  [0, "\xff\x0a"],
+];
+
+/**
+ * Whether these bytes begin as one of the formats above does. Asked before sharp is, which would parse SVG to tell its size,
+ * and with some builds of libvips hand what it does not know to ImageMagick.
+ */
+export function isForSharp(bytes: Buffer): boolean {
+  return SIGNATURES.some(([at, signature]) => bytes.toString("latin1", at, at + signature.length) === signature);
+}
 
 /** How {@link readPicture} reads. */
 export interface ReadOptions {
-  /** Largest width x height; default `MAX_PIXELS`. */
+  /** Largest width x height; default {@link MAX_PIXELS} or `PCONV_MAX_PIXELS`. */
   readonly maxPixels?: number;
   /** What to do with transparency: lay the picture on white (the default), or take the colours as if it were opaque. */
   readonly alpha?: "white" | "ignore";
@@ -83,7 +123,7 @@ export async function openPicture(bytes: Buffer, path: string, options: ReadOpti
     const raw = sharp(samples, { raw: { width, height, channels: 4 }, limitInputPixels: false });
     return { pipeline: flat(raw), width, height };
   }
-  if (bytes.length === 0) throw notAPicture(bytes, path);
+  if (!isForSharp(bytes)) throw notAPicture(bytes, path);
   // "warning" is the strictest: a truncated JPEG is an error, not a picture with a gray lower half.
   const pipeline = sharp(bytes, { failOn: "warning", limitInputPixels: false });
   const metadata = await pipeline.metadata().catch((cause: unknown) => {
@@ -133,12 +173,16 @@ export function rawToPicture({ width, height, bytes }: RawPicture): Picture {
  *
  * @throws {FormatError} more pixels than `maxPixels`
  */
-export function checkPixels(size: { width: number; height: number }, path: string, maxPixels = MAX_PIXELS): void {
+export function checkPixels(
+  size: { width: number; height: number },
+  path: string,
+  maxPixels = defaultMaxPixels(),
+): void {
   if (size.width * size.height <= maxPixels) return;
   throw new FormatError(
     path,
     `expected at most ${maxPixels} pixels, got ${size.width}x${size.height}`,
-    "make the picture smaller, or raise the limit (maxPixels)",
+    "make the picture smaller, or raise the limit (maxPixels, or the environment variable PCONV_MAX_PIXELS)",
   );
 }
 

@@ -13,17 +13,24 @@ export interface PngChunk {
 const SIGNATURE_BYTES = 8;
 const SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 
+/** Ten times the chunks of a picture of the largest size that is written in pieces of 8 KiB. */
+const MAX_CHUNKS = 2 ** 20;
+
 /**
- * Splits a PNG file.
+ * Splits a PNG file. What follows its last chunk, IEND, is left out: some programs append to files.
  *
- * @throws {FormatError} a chunk that goes beyond the end of the file
+ * @throws {FormatError} a chunk that goes beyond the end of the file, or more than a million
  */
 export function splitPng(bytes: Buffer, path: string): PngChunk[] {
   const chunks: PngChunk[] = [];
-  for (let at = SIGNATURE_BYTES; at < bytes.length;) {
+  for (let at = SIGNATURE_BYTES; at < bytes.length && chunks.at(-1)?.type !== "IEND";) {
+    if (chunks.length === MAX_CHUNKS) {
+      throw new FormatError(path, `expected at most ${MAX_CHUNKS} PNG chunks, got more`, "write the file again");
+    }
     const end = at + 12 <= bytes.length ? at + 12 + bytes.readUInt32BE(at) : Infinity;
     if (end > bytes.length) {
-      throw new FormatError(path, "expected a whole PNG chunk, got a truncated one", "get the file again");
+      const problem = `expected a PNG picture, got a damaged or truncated one (its chunk at ${at} goes beyond the end)`;
+      throw new FormatError(path, problem, "get the file again, or leave it out");
     }
     chunks.push({ type: bytes.toString("latin1", at + 4, at + 8), body: bytes.subarray(at + 8, end - 4) });
     at = end;
@@ -69,9 +76,11 @@ export function metadataChunks({ icc, exif, orientation = 1, xmp, density }: Pic
     chunks.push({ type, body });
   };
   if (icc) add("iCCP", "ICC Profile\0\0", deflateSync(icc));
-  if (density !== undefined && density !== UNKNOWN_DENSITY) {
+  const perMetre = Math.round((density ?? UNKNOWN_DENSITY) / METRES_PER_INCH);
+  // A file may claim any density; pHYs holds 31 bits.
+  if (density !== undefined && density !== UNKNOWN_DENSITY && perMetre > 0 && perMetre < 2 ** 31) {
     const body = Buffer.alloc(9, 1); // the last byte, 1, says per metre
-    for (const at of [0, 4]) body.writeUInt32BE(Math.round(density / METRES_PER_INCH), at);
+    for (const at of [0, 4]) body.writeUInt32BE(perMetre, at);
     add("pHYs", body);
   }
   if (exif) add("eXIf", tiffOfExif(exif));

@@ -5,7 +5,7 @@
 import sharp from "sharp";
 import { FormatError } from "../errors.js";
 import { readBytes } from "./files.js";
-import { checkPixels, firstLine, notAPicture, SHARP_FORMATS } from "./imageFile.js";
+import { checkPixels, firstLine, isForSharp, notAPicture, SHARP_FORMATS } from "./imageFile.js";
 import type { Orientation } from "./orientation.js";
 import { decodePng, isPng, readPngHeader } from "./pngDecode.js";
 import { exifOrientation, metadataChunks, type PngChunk, splitPng } from "./pngChunks.js";
@@ -66,7 +66,7 @@ async function readStoredPng(bytes: Buffer, path: string): Promise<StoredPicture
   const colour = PNG_COLOUR[type];
   const tRNS = body("tRNS");
   const key =
-    tRNS && colour !== "palette"
+    tRNS && (type === 0 || type === 2)
       ? Array.from({ length: tRNS.length / 2 }, (_, k) => 256 * tRNS[2 * k] + tRNS[2 * k + 1])
       : null;
   const palette = colour === "palette" ? rgbaPalette(body("PLTE") ?? new Uint8Array(), tRNS) : null;
@@ -132,7 +132,7 @@ const SPACES: Record<
 };
 
 async function readOther(bytes: Buffer, path: string): Promise<StoredPicture> {
-  if (bytes.length === 0) throw notAPicture(bytes, path);
+  if (!isForSharp(bytes)) throw notAPicture(bytes, path);
   // The profile is kept beside the samples, so it must not be applied to them.
   const pipeline = sharp(bytes, { failOn: "warning", limitInputPixels: false, ignoreIcc: true });
   const read = await pipeline.metadata().catch((cause: unknown) => {
@@ -162,7 +162,8 @@ async function readOther(bytes: Buffer, path: string): Promise<StoredPicture> {
         { cause },
       );
     });
-  const { icc, exif, xmp, density, orientation = 1 } = read;
+  const { icc, exif, xmp, density } = read;
+  const orientation = read.orientation !== undefined && read.orientation <= 8 ? Math.max(1, read.orientation) : 1;
   return {
     path,
     format: read.format,
