@@ -44,8 +44,7 @@ const maxBytes = (fileBytes: number): number => 2 * fileBytes;
  * unsigned integers above 8 bits and links to other files are left out. Values are those of the file: the VGG weights that
  * come with Keras want BGR images of 0..255 less Caffe's mean, torchvision's want RGB normalised by ImageNet's mean and deviation.
  *
- * Memory: at most twice the file for all datasets together, and once more as much for the one being read, beside the library's
- * own 16 MiB.
+ * Memory: at most twice the file for all datasets together; the library's own grows by at most eight times the file and 64 MiB.
  *
  * @param bytes the whole file; not changed
  * @param where file name for the errors
@@ -135,10 +134,39 @@ function readDatasets(h5: H5Module, bytes: Uint8Array, where: string): Map<strin
     // canOwn: the virtual file is the array itself instead of a copy. It is opened for reading only.
     h5.FS.writeFile(VIRTUAL_FILE, bytes, { canOwn: true } as object);
     file = h5.open(VIRTUAL_FILE, h5.H5F_ACC_RDONLY, false, ANY_VERSION, ANY_VERSION);
-    return new Walk(h5, file, where, maxBytes(bytes.length)).run();
+    return boundedMemory(GROWTH_PER_BYTE * bytes.length + FREE_GROWTH, () =>
+      new Walk(h5, file, where, maxBytes(bytes.length)).run(),
+    );
   } finally {
     cleanUp(() => file >= 0n && h5.close_file(file));
     cleanUp(() => h5.FS.unlink(VIRTUAL_FILE));
+  }
+}
+
+/** What the library's memory may grow by while it reads a file: its datasets, what it needs to unpack them, and as much again. */
+const GROWTH_PER_BYTE = 8;
+const FREE_GROWTH = 2 ** 26;
+const PAGE_BYTES = 2 ** 16;
+
+/**
+ * Lets WebAssembly memory grow by no more than `bytes` meanwhile. Its DEFLATE filter goes on as long as there is memory, so a
+ * compressed chunk of a few MB could fill 2 GiB. The library has no option for this, and its memory is out of reach; `work` is
+ * synchronous, so nobody else's memory grows meanwhile.
+ */
+function boundedMemory<T>(bytes: number, work: () => T): T {
+  const prototype = WebAssembly.Memory.prototype;
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- called with `this` below, and put back
+  const { grow } = prototype;
+  let left = bytes;
+  prototype.grow = function (this: WebAssembly.Memory, pages: number): number {
+    if (pages * PAGE_BYTES > left) throw new RangeError(`expected at most ${left} more bytes of memory`);
+    left -= pages * PAGE_BYTES;
+    return grow.call(this, pages);
+  };
+  try {
+    return work();
+  } finally {
+    prototype.grow = grow;
   }
 }
 

@@ -68,7 +68,9 @@ const help =
 /** The first component that names a layer decides: a second one is TensorFlow's scope, which may count differently. */
 function layerOf(path: string): { kind: Kind; name: string; number: number; tensor: string } | null {
   const parts = path.split("/");
-  const tensor = WEIGHTS[parts.at(-1)!.replace(/:0$/, "")];
+  const last = parts.at(-1)!.replace(/:0$/, "");
+  // Not the names that every object has, such as "constructor".
+  const tensor = Object.hasOwn(WEIGHTS, last) ? WEIGHTS[last] : undefined;
   if (tensor === undefined || parts[0] === "optimizer_weights") return null;
   for (const [i, part] of parts.slice(0, -1).entries()) {
     for (const [pattern, kind] of LAYERS) {
