@@ -1,4 +1,5 @@
 /** Finding the picture files of a folder, and walking past broken ones. Node only. */
+import type { Dirent } from "node:fs";
 import { readdir, realpath, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { UserError } from "../errors.js";
@@ -7,13 +8,17 @@ import { PICTURE_EXTENSIONS } from "./imageFile.js";
 
 /**
  * All picture files in a folder and its subfolders, in the order of their names (code points, so the same everywhere).
- * Hidden files and folders are left out; symbolic links are followed.
+ * Hidden files and folders are left out; symbolic links are followed, but each folder is searched once, whatever leads to it.
  *
  * @throws {UserError} missing, not a folder, or without pictures
  */
 export async function listPictures(folder: string): Promise<string[]> {
   const found: string[] = [];
-  await collect(folder, [], found);
+  const links: string[] = [];
+  const searched = new Set<string>();
+  await collect(folder, { found, links, searched });
+  // After all true folders: what a link leads to may be one of them. The list may grow on the way.
+  for (const link of links) await collect(link, { found, links, searched });
   if (found.length > 0) return found.sort((a, b) => (a < b ? -1 : 1));
   throw new UserError(
     folder,
@@ -22,26 +27,39 @@ export async function listPictures(folder: string): Promise<string[]> {
   );
 }
 
-/** `parents` are the real paths of the folders above: a link that leads back to one of them is not followed. */
-async function collect(folder: string, parents: readonly string[], found: string[]): Promise<void> {
-  let names: string[];
+interface Search {
+  /** Paths of pictures. */
+  readonly found: string[];
+  /** Links to folders. */
+  readonly links: string[];
+  /** Real paths of folders: links may lead in circles, and a dozen folders with links to each other have millions of paths. */
+  readonly searched: Set<string>;
+}
+
+async function collect(folder: string, search: Search): Promise<void> {
+  const { found, links, searched } = search;
+  let entries: Dirent[];
   try {
-    names = await readdir(folder);
+    const here = await realpath(folder);
+    if (searched.has(here)) return;
+    searched.add(here);
+    entries = await readdir(folder, { withFileTypes: true });
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     if (code !== "ENOENT" && code !== "ENOTDIR") throw fileError(folder, "read", cause);
     const got = code === "ENOENT" ? "no such folder" : "a file";
     throw new UserError(folder, `expected a folder of pictures, got ${got}`, "pass the path of a folder", { cause });
   }
-  const here = await realpath(folder);
-  if (parents.includes(here)) return;
-  for (const name of names) {
-    if (name.startsWith(".")) continue;
-    const path = join(folder, name);
+  // In order, so that of several links to a folder the same one is taken everywhere.
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    if (entry.name.startsWith(".")) continue;
+    const path = join(folder, entry.name);
     // A dangling link, or a file that has gone since, is not there.
     const kind = await stat(path).catch(() => undefined);
-    if (kind?.isDirectory()) await collect(path, [...parents, here], found);
-    else if (kind?.isFile() && PICTURE_EXTENSIONS.includes(extname(name).toLowerCase())) found.push(path);
+    if (kind?.isDirectory()) {
+      if (entry.isSymbolicLink()) links.push(path);
+      else await collect(path, search);
+    } else if (kind?.isFile() && PICTURE_EXTENSIONS.includes(extname(entry.name).toLowerCase())) found.push(path);
   }
 }
 
