@@ -6,6 +6,7 @@ import { UserError } from "../src/errors.js";
 import { quote } from "../src/io/byteReader.js";
 import { readBytes, writeWhole } from "../src/io/files.js";
 import { type TensorToWrite, writeSafetensors } from "../src/io/safetensors.js";
+import { shownSource } from "../src/io/url.js";
 import { vggConventionOf } from "../src/io/vggFile.js";
 import { readWeights, type Weights } from "../src/io/weights.js";
 import { countOf, type LoadableTensor } from "../src/nn/module.js";
@@ -183,7 +184,7 @@ async function run(input: string, output: string, o: Options): Promise<void> {
   }
   const bytes = await showingDownloads((onProgress) => readBytes(input, { onProgress }));
   const convention = o.vggConvention === "auto" ? vggConventionOf(input, bytes) : o.vggConvention;
-  const { file, report } = await convertWeights(bytes, input, to, convention);
+  const { file, report } = await convertWeights(bytes, shownSource(input), to, convention);
   if (o.vggConvention !== "auto" && report.contents !== "vgg") {
     throw new UserError("--vgg-convention", `expected a VGG with it, got ${report.contents === "unet" ? "a U-Net" : "another network"}`, "leave it out"); // prettier-ignore
   }

@@ -23,7 +23,7 @@ export interface DownloadOptions {
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined;
   /** Refuses larger files; default 4 GiB. */
   readonly maxBytes?: number;
-  /** Refuses servers that send nothing for so long; default 30,000 ms. */
+  /** Refuses servers that send nothing, or less than 1 KiB of the file, for so long; default 30,000 ms. */
   readonly timeoutMs?: number;
   /** Where files are kept; default `downloads` in the user's cache folder (`$XDG_CACHE_HOME/pconv-webgpu`, `~/.cache/...`). */
   readonly folder?: string;
@@ -32,6 +32,8 @@ export interface DownloadOptions {
 const MAX_BYTES = 2 ** 32;
 const TIMEOUT_MS = 30_000;
 const MAX_REDIRECTS = 10;
+/** Of less in the time above, a file of megabytes would take weeks: some servers mean to hold on to those who ask. */
+const SIGN_OF_LIFE_BYTES = 1024;
 /** A download that has not grown for so long is not going on. */
 const ABANDONED_MS = 3_600_000;
 
@@ -131,6 +133,9 @@ async function digestOf(path: string): Promise<string> {
 class Patience {
   private readonly controller = new AbortController();
   private timer: NodeJS.Timeout | undefined;
+  private bytes = 0;
+  /** Whether some of the file has come. */
+  reached = false;
 
   constructor(private readonly ms: number) {}
 
@@ -142,6 +147,15 @@ class Patience {
   renew(): void {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.controller.abort(), this.ms);
+  }
+
+  /** Some of the file came, which is a sign of life once it is enough. */
+  received(bytes: number): void {
+    this.reached = true;
+    this.bytes += bytes;
+    if (this.bytes < SIGN_OF_LIFE_BYTES) return;
+    this.bytes = 0;
+    this.renew();
   }
 
   /** Nothing more is wanted: what is still coming is cut off, or it would keep the process alive until it has come. */
@@ -161,7 +175,8 @@ async function downloadTo(partial: string, wanted: Wanted, o: DownloadOptions): 
     try {
       return await work;
     } catch (cause) {
-      const silent = patience.signal.aborted ? `nothing for ${timeoutMs / 1000} s` : `no connection (${reason(cause)})`;
+      const little = patience.reached ? `less than ${SIGN_OF_LIFE_BYTES} bytes in` : "nothing for";
+      const silent = patience.signal.aborted ? `${little} ${timeoutMs / 1000} s` : `no connection (${reason(cause)})`;
       return fail(`expected the file from this address, got ${silent}`, `check the network and the address, ${byHand}`, cause); // prettier-ignore
     }
   };
@@ -231,7 +246,7 @@ async function store(
     for (;;) {
       const { done, value } = await connected(reader.read());
       if (done) break;
-      patience.renew();
+      patience.received(value.length);
       received += value.length;
       if (received > maxBytes) {
         await reader.cancel().catch(() => undefined);

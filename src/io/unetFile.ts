@@ -8,7 +8,7 @@ import type { PConvUNet } from "../pconv/unet.js";
 import { unetFromCheckpoint } from "../pconv/unetWeights.js";
 import { DEFAULT_WEIGHTS, defaultWeightsUrl } from "./defaultWeights.js";
 import type { DownloadOptions } from "./download.js";
-import { isUrl } from "./url.js";
+import { isUrl, shownSource } from "./url.js";
 import { readWeightsFile } from "./weightsFile.js";
 
 /** Weights in a checkpoint's folder, the better ones first: averaged over the last steps, and the last step's. */
@@ -43,5 +43,5 @@ async function weightFile(path: string): Promise<string> {
  */
 export async function loadUNet(gpu: Gpu, path: string, options: DownloadOptions = {}): Promise<PConvUNet> {
   const file = await weightFile(path);
-  return unetFromCheckpoint(gpu, await readWeightsFile(file, options), file);
+  return unetFromCheckpoint(gpu, await readWeightsFile(file, options), shownSource(file));
 }

@@ -5,6 +5,7 @@ import type { Vgg } from "../pconv/vgg.js";
 import { isKerasVggName, type VggConvention, vggFromTensors } from "../pconv/vggWeights.js";
 import type { DownloadOptions } from "./download.js";
 import { readBytes } from "./files.js";
+import { shownSource } from "./url.js";
 import { readWeights } from "./weights.js";
 
 /** torchvision's VGG16 (528 MiB) at its public address, with its digest. */
@@ -46,5 +47,10 @@ export async function loadVgg(gpu: Gpu, path: string, options: LoadVggOptions = 
   const source = path === "auto" ? VGG16_URL : path;
   const bytes = await readBytes(source, options);
   const { tensors } = await readWeights(bytes, source);
-  return vggFromTensors(gpu, tensors, convention === "auto" ? vggConventionOf(source, bytes) : convention, source);
+  return vggFromTensors(
+    gpu,
+    tensors,
+    convention === "auto" ? vggConventionOf(source, bytes) : convention,
+    shownSource(source),
+  );
 }

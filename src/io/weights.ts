@@ -3,6 +3,7 @@ import { FormatError } from "../errors.js";
 import { quote } from "./byteReader.js";
 import { readSafetensors } from "./safetensors.js";
 import type { TensorEntry } from "./tensorEntry.js";
+import { shownSource } from "./url.js";
 
 /** A weight file in memory. */
 export interface Weights {
@@ -22,25 +23,26 @@ const formats =
  * Reads weights; the format is recognised by content, not by name.
  *
  * @param bytes the whole file
- * @param name file name or URL for the errors
+ * @param name file name or URL for the errors; of a URL they show no query, which may be secret
  * @throws FormatError if it is another format, or a damaged or hostile file of these
  */
 export async function readWeights(bytes: Uint8Array, name: string): Promise<Weights> {
   // Not a Buffer from here on: its slice() and subarray() differ from a Uint8Array's.
   const file = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (looksLikeSafetensors(file) || (name.endsWith(".safetensors") && !startsWith(file, zipMagic))) {
-    return { format: "safetensors", ...readSafetensors(file, name) };
+  const where = shownSource(name);
+  if (looksLikeSafetensors(file) || (where.endsWith(".safetensors") && !startsWith(file, zipMagic))) {
+    return { format: "safetensors", ...readSafetensors(file, where) };
   }
   if (startsWith(file, zipMagic) || looksLikePickle(file)) {
     const { readPth } = await import("./pth.js"); // most pages read safetensors only, and need not download the rest
-    const { container, root, tensors } = readPth(file, name);
+    const { container, root, tensors } = readPth(file, where);
     return { format: `pth-${container}`, tensors, metadata: {}, root };
   }
   if (startsWith(file, hdf5Magic)) {
     const { readH5 } = await import("./h5.js");
-    return { format: "h5", ...(await readH5(file, name)), metadata: {} };
+    return { format: "h5", ...(await readH5(file, where)), metadata: {} };
   }
-  throw new FormatError(name, `expected safetensors, .pth or .h5 weights, got ${nameContent(file)}`, formats);
+  throw new FormatError(where, `expected safetensors, .pth or .h5 weights, got ${nameContent(file)}`, formats);
 }
 
 const zipMagic = [0x50, 0x4b];

@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { UserError } from "../../src/errors.js";
 import { cachedDownload, type DownloadOptions, type DownloadProgress } from "../../src/io/download.js";
@@ -36,6 +37,12 @@ const pages: Record<string, (request: IncomingMessage, response: ServerResponse)
     response.writeHead(200, { "content-length": content.length });
     response.write(content.subarray(0, 5000));
   },
+  "/dripping": (_, response) => {
+    const drip = setInterval(() => response.write(content.subarray(0, 10)), 20);
+    response.writeHead(200, { "content-length": content.length }).on("close", () => clearInterval(drip));
+  },
+  "/gzip": (_, response) =>
+    response.writeHead(200, { "content-encoding": "gzip" }).end(gzipSync(Buffer.alloc(2 ** 24))),
   "/broken": (_, response) => response.writeHead(503).end("sorry"),
 };
 
@@ -127,7 +134,22 @@ describe("cachedDownload", () => {
 
   it("refuses servers that go silent", async () => {
     await refuses(get("/silent", { timeoutMs: 200 }), "got nothing for 0.2 s");
-    await refuses(get("/stuck", { timeoutMs: 200 }), "got nothing for 0.2 s");
+    await refuses(get("/stuck", { timeoutMs: 200 }), "got less than 1024 bytes in 0.2 s");
+  });
+
+  it("refuses servers that hold on to the connection with a few bytes now and then", () =>
+    refuses(get("/dripping", { timeoutMs: 300 }), "got less than 1024 bytes in 0.3 s"));
+
+  it("counts what a compressed answer unpacks to, and stops where it is too much", () =>
+    refuses(get("/gzip", { maxBytes: 2 ** 20 }), "at most 1048576 bytes, got more"));
+
+  it("shows no query of an address, which may be a secret", async () => {
+    const secret = `${origin}/file.pth?token=SECRET#sha256=${digest}`;
+    vi.stubEnv("XDG_CACHE_HOME", folder);
+    const error: unknown = await readWeightsFile(secret).catch((cause: unknown) => cause);
+    expect(error).toBeInstanceOf(UserError);
+    expect((error as UserError).message).not.toContain("SECRET");
+    expect((error as UserError).where).toBe(`${origin}/file.pth`);
   });
 
   it("refuses what is too large, said beforehand or not", async () => {
