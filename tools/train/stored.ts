@@ -1,6 +1,7 @@
 /** What a run's files say when it is resumed: read with suspicion, since people edit them and disks fail. */
 import { resolve } from "node:path";
 import { FormatError, UserError } from "../../src/errors.js";
+import { quote } from "../../src/io/byteReader.js";
 import { readJsonObject } from "../../src/io/runFolder.js";
 import { LR_SCHEDULES } from "../../src/pconv/learningRate.js";
 import { areLossWeights, type LossWeights, lossWeightsText } from "./lossWeights.js";
@@ -56,7 +57,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   vggPath: text,
   loss: oneOf("paper", "pytorch", "keras", "nvidia"),
   lossWeights: ["factors of 0 or above by the names of loss terms", areLossWeights],
-  imageSize: integer(8),
+  imageSize: integer(8, 16384),
   width: number("a number above 0 and up to 8", (v) => v > 0 && v <= 8),
   depth: integer(1, 12),
   bnStatistics: oneOf("valid", "all"),
@@ -141,6 +142,13 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A value for a message. Not JSON of lists and objects: they may be nested deeper than the stack. */
+function shown(value: unknown): string {
+  if (typeof value === "string") return quote(value);
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  return isRecord(value) ? "an object" : String(value);
+}
+
 /** @throws {FormatError} when a key is missing, unknown, or of another type. */
 function checkKeys(
   found: Readonly<Record<string, unknown>>,
@@ -149,11 +157,10 @@ function checkKeys(
   help: string,
 ): void {
   const unknown = Object.keys(found).find((key) => !Object.hasOwn(checks, key));
-  if (unknown !== undefined)
-    throw new FormatError(where, `expected only known keys, got ${JSON.stringify(unknown)}`, help);
+  if (unknown !== undefined) throw new FormatError(where, `expected only known keys, got ${quote(unknown)}`, help);
   for (const [key, [expected, holds]] of Object.entries(checks)) {
     if (Object.hasOwn(found, key) && holds(found[key])) continue;
-    const got = Object.hasOwn(found, key) ? JSON.stringify(found[key]).slice(0, 60) : "nothing";
+    const got = Object.hasOwn(found, key) ? shown(found[key]) : "nothing";
     throw new FormatError(where, `expected "${key}" to be ${expected}, got ${got}`, help);
   }
 }
@@ -226,6 +233,6 @@ export async function readState(path: string, step: number): Promise<RunState> {
   const found = await readJsonObject(path, help);
   checkKeys(found, STATE, path, help);
   if (found["step"] !== step)
-    throw new FormatError(path, `expected step ${step} as its folder is named, got ${String(found["step"])}`, help);
+    throw new FormatError(path, `expected step ${step} as its folder is named, got ${shown(found["step"])}`, help);
   return found as unknown as RunState;
 }
