@@ -50,6 +50,23 @@ const S = { n: 2, h: 4, w: 6, c: 3 };
 const count = (s: { n: number; h: number; w: number; c: number }) => s.n * s.h * s.w * s.c;
 
 describe("elementwise", () => {
+  it("refuses slopes whose derivative the result's sign would not tell", () => {
+    const tape = new Tape(gpu());
+    const x = tape.upload({ n: 1, h: 1, w: 1, c: 4 }, [1, 2, 3, 4], "x");
+    const weight = Tensor.from(gpu(), { n: 1, h: 1, w: 4, c: 4 }, new Float32Array(16), "weight");
+    const one = [1, 1] as const;
+    const options = { stride: one, padding: [0, 0], dilation: one, convention: "paper", multiChannel: true } as const;
+    try {
+      for (const slope of [-0.1, NaN]) {
+        expect(() => leakyRelu(tape, x, slope)).toThrow(/^leakyRelu: expected a slope of at least 0, got/);
+        expect(() => pconv2d(tape, x, null, weight, null, { ...options, slope })).toThrow(/^pconv2d: expected a slope/);
+      }
+    } finally {
+      tape.dispose();
+      weight.free();
+    }
+  });
+
   const ops = { relu, leakyRelu: (tape: Tape, x: Tensor) => leakyRelu(tape, x, 0.2), sigmoid };
   it.each(["relu", "leakyRelu", "sigmoid"] as const)("%s", async (name) => {
     const draw = new Draw(2000);

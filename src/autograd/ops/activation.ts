@@ -1,6 +1,16 @@
 import { type Activation, activationBackward, activationForward } from "../../kernels/activation.js";
+import { ShapeError } from "../../errors.js";
 import type { Tape } from "../tape.js";
 import type { Tensor } from "../tensor.js";
+
+/**
+ * The derivative is read from the sign of the result, which a negative slope would turn.
+ * @throws {ShapeError} for a slope that is not 0 or above.
+ */
+export function checkSlope(where: string, slope: number | undefined): void {
+  if (slope !== undefined && !(slope >= 0))
+    throw new ShapeError(where, `expected a slope of at least 0, got ${slope}`, "pass 0 for ReLU");
+}
 
 function activation(tape: Tape, name: Activation, x: Tensor, slope: number): Tensor {
   const y = tape.like(x, name);
@@ -17,8 +27,14 @@ function activation(tape: Tape, name: Activation, x: Tensor, slope: number): Ten
 /** max(x, 0); the gradient at 0 is 0. */
 export const relu = (tape: Tape, x: Tensor): Tensor => activation(tape, "relu", x, 0);
 
-/** x where x > 0, else slope x; the gradient at 0 is `slope`, which must be positive. */
-export const leakyRelu = (tape: Tape, x: Tensor, slope = 0.2): Tensor => activation(tape, "leakyRelu", x, slope);
+/**
+ * x where x > 0, else slope x; the gradient at 0 is `slope`.
+ * @throws {ShapeError} for a negative slope.
+ */
+export function leakyRelu(tape: Tape, x: Tensor, slope = 0.2): Tensor {
+  checkSlope("leakyRelu", slope);
+  return activation(tape, "leakyRelu", x, slope);
+}
 
 /** 1 / (1 + exp(-x)). */
 export const sigmoid = (tape: Tape, x: Tensor): Tensor => activation(tape, "sigmoid", x, 0);

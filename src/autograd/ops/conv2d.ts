@@ -7,6 +7,7 @@ import { convOutputSize, type ConvShape, vec4s } from "../../kernels/shape.js";
 import type { Storage } from "../../gpu/pool.js";
 import type { Tape } from "../tape.js";
 import { shapeText, type Tensor } from "../tensor.js";
+import { checkSlope } from "./activation.js";
 import { convGradients, type Live } from "./convGradients.js";
 
 /** Geometry as in PyTorch's `Conv2d`; pairs are [height, width]. */
@@ -50,10 +51,7 @@ export function convShape(where: string, x: Tensor, weight: Tensor, o: Conv2dOpt
 
 /** @throws {ShapeError} for options that the result or the parameters do not fit. */
 function checkFused(o: FusedConv2dOptions, y: Tensor, parameters: readonly (Tensor | null)[]): void {
-  if (o.slope !== undefined && !(o.slope >= 0)) {
-    // The derivative is read from the sign of the result.
-    throw new ShapeError("conv2d", `expected a slope of at least 0, got ${o.slope}`, "pass 0 for ReLU");
-  }
+  checkSlope("conv2d", o.slope);
   if (!o.known) return;
   const { base } = o.known;
   if (base.requiresGrad || shapeText(base.shape) !== shapeText(y.shape)) {

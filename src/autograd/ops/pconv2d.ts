@@ -5,6 +5,7 @@ import type { PConvConvention } from "../../kernels/maskUpdate.js";
 import { pixelScale } from "../../kernels/pixelScale.js";
 import type { Tape } from "../tape.js";
 import type { Mask, MaskRatio, Tensor } from "../tensor.js";
+import { checkSlope } from "./activation.js";
 import type { Conv2dOptions } from "./conv2d.js";
 import { type BatchNormOptions, type BatchNormTensors, normalize, normalizeBackward, statistics } from "./normalize.js";
 import { pconvRatio } from "./pconvRatio.js";
@@ -121,6 +122,7 @@ function finish(
   bias: Tensor | null,
   o: PConvRule & PConvTail,
 ): { y: Tensor; mask: Mask } {
+  checkSlope("pconv2d", o.slope);
   const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...o, biased: bias !== null });
   const layer = { sums, weight, bias, ratio, half: tape.half && !o.image };
   const { batchNorm } = o;
@@ -135,7 +137,7 @@ function finish(
  * Partial convolution (Liu et al. 2018, eq. 1-2): y = (W * (x.M)) sum(1)/sum(M) + b where any input is valid, else 0, and the
  * new mask; then batch norm and activation where the options ask for them. Without a mask every pixel inside the image is
  * valid and only the padding is hole ("partial convolution based padding", Liu et al. 2018b); x is then used as it is.
- * @throws {ShapeError} when channels, window or mask do not fit.
+ * @throws {ShapeError} when channels, window or mask do not fit, or the slope is negative.
  */
 export function pconv2d(
   tape: Tape,
@@ -151,7 +153,7 @@ export function pconv2d(
 /**
  * A decoder level's partial convolution, 3x3 over `concat([upsampleNearest(low), skip])` (or the other order), equal to the three
  * ops in real arithmetic and without the tensors between them.
- * @throws {ShapeError} when the sizes, channels or masks do not fit.
+ * @throws {ShapeError} when the sizes, channels or masks do not fit, or the slope is negative.
  */
 export function pconv2dUp(
   tape: Tape,
