@@ -16,7 +16,7 @@ import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { GUARD, GUARD_STATE } from "./lossGuard.js";
 import { SCALE_STATE } from "./lossScale.js";
-import { partialCount } from "./reduceScalar.js";
+import { partialCount, sumMain } from "./reduceScalar.js";
 
 export const gradientSquaresKernel = defineKernel({
   name: "gradientSquares",
@@ -50,35 +50,25 @@ export const gradientNormKernel = defineKernel({
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;         // [E]
 @group(0) @binding(2) var<storage, read_write> control: array<u32>;      // see lossGuard, or lossScale
 @group(0) @binding(3) var<storage, read_write> norm: array<vec4f>;       // [1]
-var<workgroup> sums: array<f32, ${WORKGROUP}>;
-
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(local_invocation_index) local: u32) {
-  var sum = vec4f();
-  for (var i = local; i < p.entries; i += ${WORKGROUP}u) { sum += partials[i]; }
-  sums[local] = (sum.x + sum.y) + (sum.z + sum.w);
-  for (var half = ${WORKGROUP / 2}u; half > 0u; half /= 2u) {
-    workgroupBarrier(); // the other half's sums must be written before they are read
-    if (local < half) { sums[local] += sums[local + half]; }
-  }
-  if (local != 0u) { return; }
-  let total = sqrt(sums[0])${scaled ? ` * bitcast<f32>(control[${SCALE_STATE.inverse}])` : ""};
+${sumMain(
+  WORKGROUP,
+  `  let size = sqrt(total)${scaled ? ` * bitcast<f32>(control[${SCALE_STATE.inverse}])` : ""};
   // Looked at as bits: compilers may assume finite floats.
-  let finite = (bitcast<u32>(total) & 0x7f800000u) != 0x7f800000u;
+  let finite = (bitcast<u32>(size) & 0x7f800000u) != 0x7f800000u;
   var factor = 1.0;
-  if (p.clipped != 0u && finite) { factor = min(1.0, p.most / (total + 1e-6)); }
-  norm[0] = vec4f(total, factor, 0.0, 0.0);
+  if (p.clipped != 0u && finite) { factor = min(1.0, p.most / (size + 1e-6)); }
+  norm[0] = vec4f(size, factor, 0.0, 0.0);
   ${
     scaled
       ? `control[${SCALE_STATE.inverse}] = bitcast<u32>(bitcast<f32>(control[${SCALE_STATE.inverse}]) * factor);`
       : `if (!finite && control[${GUARD.state}] == ${GUARD_STATE.good}u) {
     control[${GUARD.state}] = ${GUARD_STATE.gradient}u;
     control[${GUARD.step}] = p.step;
-    control[${GUARD.value}] = bitcast<u32>(total);
+    control[${GUARD.value}] = bitcast<u32>(size);
   }
   control[${GUARD.factor}] = bitcast<u32>(factor);`
-  }
-}
+  }`,
+)}
 `,
 });
 

@@ -11,6 +11,25 @@ import type { Storage } from "../gpu/pool.js";
 const WORKGROUP = 64;
 export const MAX_PARTIALS = 2048;
 
+/** WGSL of a `main` of one workgroup that adds the lanes of `partials[0 .. p.entries]` up, and runs `then` once, with their `total`. */
+export const sumMain = (workgroup: number, then: string): string => /* wgsl */ `
+var<workgroup> sums: array<f32, ${workgroup}>;
+
+@compute @workgroup_size(${workgroup})
+fn main(@builtin(local_invocation_index) local: u32) {
+  var sum = vec4f();
+  for (var i = local; i < p.entries; i += ${workgroup}u) { sum += partials[i]; }
+  sums[local] = (sum.x + sum.y) + (sum.z + sum.w);
+  for (var half = ${workgroup / 2}u; half > 0u; half /= 2u) {
+    workgroupBarrier(); // the other half's sums must be written before they are read
+    if (local < half) { sums[local] += sums[local + half]; }
+  }
+  if (local != 0u) { return; }
+  let total = sums[0];
+${then}
+}
+`;
+
 export const reduceScalarKernel = defineKernel({
   name: "reduceScalar",
   params: { entries: "u32" },
@@ -18,20 +37,7 @@ export const reduceScalarKernel = defineKernel({
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> partials: array<vec4f>;     // [E]
 @group(0) @binding(2) var<storage, read_write> value: array<vec4f>;  // [1]
-
-var<workgroup> sums: array<f32, ${WORKGROUP}>;
-
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(local_invocation_index) local: u32) {
-  var sum = vec4f();
-  for (var i = local; i < p.entries; i += ${WORKGROUP}u) { sum += partials[i]; }
-  sums[local] = (sum.x + sum.y) + (sum.z + sum.w);
-  for (var half = ${WORKGROUP / 2}u; half > 0u; half /= 2u) {
-    workgroupBarrier(); // the other half's sums must be written before they are read
-    if (local < half) { sums[local] += sums[local + half]; }
-  }
-  if (local == 0u) { value[0] = vec4f(sums[0], 0.0, 0.0, 0.0); }
-}
+${sumMain(WORKGROUP, "  value[0] = vec4f(total, 0.0, 0.0, 0.0);")}
 `,
 });
 
