@@ -64,17 +64,20 @@ export function libraryNames(by: Launch["by"], env: Readonly<Record<string, stri
   return by === "MPICH" ? [...MPICH, ...EITHER, ...OPEN_MPI] : [...OPEN_MPI, ...EITHER, ...MPICH];
 }
 
+interface Loader {
+  load: (name: string, o: { global: boolean }) => Library;
+}
+
 /** @throws {UserError} when koffi, an optional dependency, is not there. */
-async function koffi(by: Launch["by"]): Promise<{ load: (name: string, o: { global: boolean }) => Library }> {
-  try {
-    const { default: module } = await import("koffi");
-    module.config({ async_stack_size: ASYNC_STACK_BYTES });
-    return module;
-  } catch (cause) {
+async function loader(by: Launch["by"]): Promise<Loader> {
+  const { default: koffi } = await import("koffi").catch((cause: unknown) => {
     const help = "npm install koffi, or start one process without mpirun";
     const text = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
     throw new UserError(`${by} launcher`, `expected the package koffi, which calls MPI, got ${text}`, help, { cause });
-  }
+  });
+  // It can be set before the first library only.
+  if (koffi.config().async_stack_size !== ASYNC_STACK_BYTES) koffi.config({ async_stack_size: ASYNC_STACK_BYTES });
+  return koffi;
 }
 
 /**
@@ -82,7 +85,7 @@ async function koffi(by: Launch["by"]): Promise<{ load: (name: string, o: { glob
  * @throws {UserError} when there is none, or it is no MPI
  */
 export async function loadMpi(by: Launch["by"], env = process.env): Promise<MpiLibrary> {
-  const { load } = await koffi(by);
+  const { load } = await loader(by);
   const names = libraryNames(by, env);
   for (const name of names) {
     let library: Library;
