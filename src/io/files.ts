@@ -1,5 +1,5 @@
 /** Reading and writing whole files with this library's errors instead of Node's. Node only. */
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../errors.js";
 import { cachedDownload, type DownloadOptions } from "./download.js";
@@ -31,7 +31,13 @@ export async function writeWhole(path: string, bytes: Uint8Array): Promise<void>
   const partial = `${path}.partial-${process.pid}`;
   try {
     await makeFolders(resolve(dirname(path)));
-    await writeFile(partial, bytes);
+    const file = await open(partial, "w");
+    try {
+      await file.writeFile(bytes);
+      await file.sync(); // after a power cut a renamed file could else be there without its bytes
+    } finally {
+      await file.close();
+    }
     await rename(partial, path);
   } catch (cause) {
     await rm(partial, { force: true }).catch(() => undefined); // the first error is the one to report
@@ -76,7 +82,14 @@ const HELP: Record<string, string> = {
   EPERM: "check the permissions of the file and its folder",
   EROFS: "the file system is read-only; choose another place",
   ENOSPC: "the disk is full; free some space or choose another place",
+  EDQUOT: "your share of the disk is used up; free some space or choose another place",
 };
+
+/** Whether a file could not be written because there is no room on the disk, which may come back. */
+export function isDiskFull(error: unknown): error is UserError {
+  if (!(error instanceof UserError) || !(error.cause instanceof Error)) return false;
+  return ["ENOSPC", "EDQUOT"].includes((error.cause as NodeJS.ErrnoException).code ?? "");
+}
 
 /** One of Node's file-system errors as a {@link UserError}; anything else is returned as it is. */
 export function fileError(path: string, action: "read" | "write", cause: unknown): unknown {

@@ -2,20 +2,29 @@
  * The folder of one training run: config.json, log.jsonl, samples, checkpoints. Node only.
  *
  * A checkpoint is a folder `step-00000400/`. It is written under a temporary name, every file is flushed to the disk, and then
- * it is renamed: whoever looks sees a whole checkpoint or none. The last three and the best one are kept.
+ * it is renamed: whoever looks sees a whole checkpoint or none. It goes the same way when it is removed. The last three and the
+ * best one are kept; each holds the checksums of its files. One process at a time writes to the folder (see `RunLock`).
  */
-import { appendFileSync } from "node:fs";
+import { appendFileSync, statSync, truncateSync } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { FormatError, UserError } from "../errors.js";
+import { CHECKSUMS, checksumsOf, verifyChecksums } from "./checksums.js";
 import { fileError, makeFolder, readBytes, writeWhole } from "./files.js";
+import { RunLock } from "./runLock.js";
 
 const KEPT = 3;
 const CHECKPOINT = /^step-(\d{8,})$/;
 const PARTIAL = ".partial";
+/** An earlier checkpoint of the same step, until the new one stands in its place. */
+const REPLACED = ".replaced";
+/** A checkpoint that is not what was written. */
+const DAMAGED = ".damaged";
 /** What an interrupted save of a checkpoint, or of a file (see `writeWhole`), leaves behind. */
 const LEFTOVER = /\.partial(-\d+)?$/;
+/** Two starts within a second must not share a log, and TensorBoard reads a run's logs in the order of their names. */
+const EVENT_LOG = /^events\.out\.tfevents\.(\d{1,15})\./;
 const CONFIG = "config.json";
 const LOG = "log.jsonl";
 const SAMPLES = "samples";
@@ -40,7 +49,11 @@ export class RunFolder {
     readonly dir: string,
     /** Whether {@link create} made the folder itself. */
     private readonly made: boolean,
+    private readonly lock: RunLock,
   ) {}
+
+  /** Log lines that a full disk has refused so far. */
+  private unwritten = "";
 
   /**
    * Makes sure that a new run can go into `dir`: it does not exist, or holds no other run.
@@ -61,24 +74,31 @@ export class RunFolder {
   }
 
   /**
-   * Starts a run.
+   * Starts a run. The folder is this process's until {@link release}.
    * @throws {UserError} when the folder holds a run already, or cannot be written to.
    */
   static async create(dir: string, config: object): Promise<RunFolder> {
     await RunFolder.checkFree(dir);
     const existed = await exists(dir);
-    const run = new RunFolder(dir, !existed);
-    await makeFolder(run.path(SAMPLES));
-    await run.writeConfig(config);
+    await makeFolder(dir);
+    const lock = await RunLock.take(dir);
+    const run = new RunFolder(dir, !existed, lock);
+    try {
+      await RunFolder.checkFree(dir); // another process may have been faster
+      await makeFolder(run.path(SAMPLES));
+      await run.writeConfig(config);
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
     return run;
   }
 
   /**
-   * Opens an existing run; leftovers of an interrupted save are removed.
-   * @throws {UserError} when there is none.
+   * Opens an existing run; leftovers of an interrupted save are removed. The folder is this process's until {@link release}.
+   * @throws {UserError} when there is none, when another process works on it, or when it cannot be written to.
    */
   static async resume(dir: string): Promise<RunFolder> {
-    const run = new RunFolder(dir, false);
     if (!(await exists(join(dir, CONFIG)))) {
       throw new UserError(
         dir,
@@ -86,21 +106,27 @@ export class RunFolder {
         "check --out and --name, or leave --resume out to start a run",
       );
     }
+    const lock = await RunLock.take(dir);
     try {
       for (const parent of [dir, join(dir, SAMPLES)]) {
-        for (const name of await readdir(parent).catch(() => [])) {
-          if (LEFTOVER.test(name)) await rm(join(parent, name), { recursive: true, force: true });
-        }
+        for (const name of await readdir(parent).catch(() => [])) await tidy(join(parent, name));
       }
     } catch (cause) {
+      lock.release();
       throw fileError(dir, "write", cause);
     }
-    return run;
+    return new RunFolder(dir, false, lock);
   }
 
-  /** Removes what {@link create} made, for a run that ends before its first step. */
+  /** Lets other processes have the folder. */
+  release(): void {
+    this.lock.release();
+  }
+
+  /** Removes what {@link create} made, and releases it, for a run that ends before its first step. */
   async discard(): Promise<void> {
     const ours = (name: string) => [CONFIG, LOG, SAMPLES].includes(name) || name.startsWith(EVENTS);
+    this.release();
     const names = this.made ? [""] : (await readdir(this.dir)).filter(ours);
     for (const name of names) await rm(this.path(name), { recursive: true, force: true });
   }
@@ -110,9 +136,14 @@ export class RunFolder {
     return join(this.dir, ...parts);
   }
 
-  /** Path of a new TensorBoard log of the run. */
-  eventsPath(): string {
-    return this.path(`${EVENTS}.${Math.floor(Date.now() / 1000)}.${hostname()}.v2`);
+  /** Path of a new TensorBoard log of the run; its name comes after those of the run's earlier logs, whatever the clock says. */
+  async eventsPath(): Promise<string> {
+    const names = await readdir(this.dir).catch((cause: unknown) => {
+      throw fileError(this.dir, "read", cause);
+    });
+    const earlier = names.map((name) => Number(EVENT_LOG.exec(name)?.[1] ?? -1));
+    const seconds = Math.max(Math.floor(Date.now() / 1000), ...earlier.map((time) => time + 1));
+    return this.path(`${EVENTS}.${seconds}.${hostname()}.v2`);
   }
 
   /** Path of a file of the checkpoint of a step; without `file`, of its folder. */
@@ -130,13 +161,28 @@ export class RunFolder {
     return readJsonObject(this.path(CONFIG), "restore the file, or start a new run");
   }
 
-  /** Appends one line to log.jsonl. */
+  /**
+   * Appends one line to log.jsonl.
+   * @throws {UserError} when it cannot be written, on a full disk for example; the line is then kept, and written before the next.
+   */
   log(line: object): void {
+    this.unwritten += `${JSON.stringify(line)}\n`;
+    this.flushLog();
+  }
+
+  /** Writes the lines of the log that a full disk refused. @throws {UserError} when it still does */
+  flushLog(): void {
+    if (this.unwritten === "") return;
+    const path = this.path(LOG);
+    const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
     try {
-      appendFileSync(this.path(LOG), `${JSON.stringify(line)}\n`);
+      appendFileSync(path, this.unwritten);
     } catch (cause) {
-      throw fileError(this.path(LOG), "write", cause);
+      // Half of it may be there, and a later try must not follow half a line.
+      if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > size) truncateSync(path, size);
+      throw fileError(path, "write", cause);
     }
+    this.unwritten = "";
   }
 
   /**
@@ -159,6 +205,28 @@ export class RunFolder {
     return steps.filter((s) => s === null).length;
   }
 
+  /**
+   * Makes sure that a checkpoint is what was written.
+   * @returns false where that cannot be told: checkpoints of version 0.1 hold no checksums
+   * @throws {FormatError} naming the file that is not
+   */
+  verify(step: number): Promise<boolean> {
+    const path = this.checkpointPath(step);
+    return verifyChecksums(path, `remove ${path} to resume from what was saved before it`);
+  }
+
+  /** Renames a checkpoint so that it counts as none. @returns its new path */
+  async setAside(step: number): Promise<string> {
+    const path = this.checkpointPath(step);
+    try {
+      await rm(path + DAMAGED, { recursive: true, force: true });
+      await rename(path, path + DAMAGED);
+    } catch (cause) {
+      throw fileError(path, "write", cause);
+    }
+    return path + DAMAGED;
+  }
+
   /** Steps of the complete checkpoints, ascending. */
   async checkpoints(): Promise<number[]> {
     const names = await readdir(this.dir).catch((cause: unknown) => {
@@ -169,15 +237,17 @@ export class RunFolder {
 
   /**
    * Writes a checkpoint, then removes those that are neither among the last three nor `bestStep`.
-   * @throws {UserError} when it cannot be written (a full disk, say); earlier checkpoints are untouched then.
+   * @throws {UserError} when it cannot be written (a full disk, say), or the run belongs to another process now; earlier
+   * checkpoints are untouched then.
    */
   async saveCheckpoint(step: number, files: Readonly<Record<string, Uint8Array>>, bestStep: number): Promise<string> {
+    this.lock.check();
     const path = this.checkpointPath(step);
     const partial = path + PARTIAL;
     try {
       await rm(partial, { recursive: true, force: true });
       await mkdir(partial);
-      for (const [file, bytes] of Object.entries(files)) {
+      for (const [file, bytes] of Object.entries({ ...files, [CHECKSUMS]: checksumsOf(files) })) {
         const handle = await open(join(partial, file), "w");
         try {
           await handle.writeFile(bytes);
@@ -188,13 +258,21 @@ export class RunFolder {
       }
       await flush(partial, "folder");
       // A checkpoint that survives a power cut must find its log lines there too.
+      this.flushLog();
       if (await exists(this.path(LOG))) await flush(this.path(LOG), "file");
-      await rm(path, { recursive: true, force: true }); // the same step saved twice, after Ctrl-C
+      // The same step is saved twice after Ctrl-C.
+      const again = await exists(path);
+      if (again) await rename(path, path + REPLACED);
       await rename(partial, path);
       await flush(this.dir, "folder");
+      if (again) await rm(path + REPLACED, { recursive: true, force: true });
       const steps = await this.checkpoints();
       for (const old of steps.slice(0, -KEPT)) {
-        if (old !== bestStep) await rm(this.checkpointPath(old), { recursive: true, force: true });
+        if (old === bestStep) continue;
+        // What is removed file by file must not look like a checkpoint while it is.
+        const gone = this.checkpointPath(old) + PARTIAL;
+        await rename(this.checkpointPath(old), gone);
+        await rm(gone, { recursive: true, force: true });
       }
     } catch (cause) {
       await rm(partial, { recursive: true, force: true }).catch(() => undefined); // the first error is the one to report
@@ -202,6 +280,13 @@ export class RunFolder {
     }
     return path;
   }
+}
+
+/** Removes a leftover of an interrupted save, or puts back what was to be replaced. */
+async function tidy(path: string): Promise<void> {
+  const replaced = path.endsWith(REPLACED) ? path.slice(0, -REPLACED.length) : null;
+  if (replaced !== null && !(await exists(replaced))) await rename(path, replaced);
+  else if (replaced !== null || LEFTOVER.test(path)) await rm(path, { recursive: true, force: true });
 }
 
 function isCode(cause: unknown, code: string): boolean {

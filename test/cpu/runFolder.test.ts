@@ -9,14 +9,23 @@ let dir: string;
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), "pconv-runFolder-"));
 });
-afterEach(() => rm(dir, { recursive: true, force: true }));
+const opened: RunFolder[] = [];
+afterEach(async () => {
+  for (const run of opened.splice(0)) run.release();
+  await rm(dir, { recursive: true, force: true });
+});
+const create = async (...of: Parameters<typeof RunFolder.create>) => {
+  const run = await RunFolder.create(...of);
+  opened.push(run);
+  return run;
+};
 
 const files = { "model.safetensors": Uint8Array.of(1, 2, 3), "state.json": Buffer.from("{}") };
 const checkpointNames = async (run: RunFolder) => (await readdir(run.dir)).filter((name) => name.startsWith("step-"));
 
 describe("RunFolder", () => {
   it("keeps the last three checkpoints and the best one", async () => {
-    const run = await RunFolder.create(join(dir, "a", "b"), { seed: 1 });
+    const run = await create(join(dir, "a", "b"), { seed: 1 });
     for (const step of [10, 20, 30, 40, 50]) await run.saveCheckpoint(step, files, 10);
     expect(await run.checkpoints()).toEqual([10, 30, 40, 50]);
     await run.saveCheckpoint(60, files, 60);
@@ -25,7 +34,7 @@ describe("RunFolder", () => {
   });
 
   it("leaves earlier checkpoints and no half one when a save fails", async () => {
-    const run = await RunFolder.create(join(dir, "run"), {});
+    const run = await create(join(dir, "run"), {});
     await run.saveCheckpoint(10, files, 10);
     const before = await checkpointNames(run);
     // The second file cannot be written: its folder does not exist.
@@ -35,7 +44,7 @@ describe("RunFolder", () => {
   });
 
   it("refuses a folder with a run, and one that cannot be made", async () => {
-    const run = await RunFolder.create(join(dir, "run"), {});
+    const run = await create(join(dir, "run"), {});
     await expect(RunFolder.create(run.dir, {})).rejects.toThrow(
       /expected a folder without a run, got one with config.json\nhelp: pass --resume/,
     );
@@ -50,23 +59,25 @@ describe("RunFolder", () => {
   });
 
   it("discards only what is the run's", async () => {
-    const made = await RunFolder.create(join(dir, "made"), {});
+    const made = await create(join(dir, "made"), {});
     await made.discard();
     await mkdir(join(dir, "there"));
     await writeFile(join(dir, "there", "notes.txt"), "mine");
-    const run = await RunFolder.create(join(dir, "there"), {});
-    await writeFile(run.eventsPath(), "");
+    const run = await create(join(dir, "there"), {});
+    await writeFile(await run.eventsPath(), "");
     run.log({ step: 1 });
     await run.discard();
     expect(await readdir(dir, { recursive: true })).toEqual(["there", join("there", "notes.txt")]);
   });
 
   it("removes leftovers of interrupted saves when it resumes", async () => {
-    const { dir: run } = await RunFolder.create(join(dir, "run"), {});
+    const begun = await create(join(dir, "run"), {});
+    begun.release();
+    const { dir: run } = begun;
     await mkdir(join(run, "step-00000010.partial"));
     for (const name of ["config.json.partial-7", join("samples", "step-00000010.png.partial-7")])
       await writeFile(join(run, name), "");
-    await RunFolder.resume(run);
+    (await RunFolder.resume(run)).release();
     expect((await readdir(run, { recursive: true })).sort()).toEqual(["config.json", "samples"]);
     await expect(RunFolder.resume(join(dir, "other"))).rejects.toThrow(
       /expected a run to resume, got no config.json there/,
@@ -74,7 +85,7 @@ describe("RunFolder", () => {
   });
 
   it("cuts the log after a step, and counts what is no line of it", async () => {
-    const run = await RunFolder.create(join(dir, "run"), {});
+    const run = await create(join(dir, "run"), {});
     expect(await run.truncateLog(0)).toBe(0);
     for (const step of [1, 2, 3]) run.log({ step, loss: step / 10 });
     const whole = await readFile(run.path("log.jsonl"), "utf8");

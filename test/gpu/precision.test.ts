@@ -10,7 +10,7 @@ import { RandomMaskSource } from "../../src/pconv/randomMask.js";
 import { Trainer, type TrainerConfig } from "../../src/pconv/trainer.js";
 import { PConvUNet } from "../../src/pconv/unet.js";
 import { Vgg } from "../../src/pconv/vgg.js";
-import { usablePrecision } from "../../tools/train/run.js";
+import { usablePrecision } from "../../tools/train/session.js";
 import { expectExact } from "../support/close.js";
 import { Draw, nanInHoles } from "../support/draw.js";
 import { useGpu } from "../support/gpu.js";

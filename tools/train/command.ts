@@ -218,6 +218,11 @@ export function trainCommand(): Command {
       "compute some activations again in the backward pass instead of keeping them: less memory, more time, the same bits",
     )
     .option("--no-gradient-checkpointing", "keep them, which is the default; for runs that are resumed")
+    .option(
+      "--watchdog <seconds>",
+      "end the run when the device completes nothing for so long, 0: never (default: 600, on software adapters 3600)",
+      integer(0, 1_000_000),
+    )
     .option("--json", "a line of JSON for each logged step on stdout")
     .option("--debug", "show stack traces")
     .addHelpText(

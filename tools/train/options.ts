@@ -67,6 +67,8 @@ export interface Invocation {
   readonly out: string | null;
   readonly resume: boolean;
   readonly json: boolean;
+  /** Seconds in which the device must complete something, 0 for any time; null: the adapter's default. */
+  readonly watchdog: number | null;
   /** Options given on the command line, by their names in {@link TrainOptions}. */
   readonly given: ReadonlySet<string>;
   /** Epochs asked for, or their default; `options.steps` follows from them unless --steps was given. */
@@ -167,7 +169,9 @@ export function invocation(command: Command): Invocation {
     precision: o["precision"] as Precision,
     gradientCheckpointing: o["gradientCheckpointing"] === true,
   };
-  return { out: text("out"), resume: o["resume"] === true, json: o["json"] === true, given, epochs, options };
+  const watchdog = typeof o["watchdog"] === "number" ? o["watchdog"] : null;
+  const [resume, json] = [o["resume"] === true, o["json"] === true];
+  return { out: text("out"), resume, json, watchdog, given, epochs, options };
 }
 
 /** A term that was given a factor and is not in the loss. */

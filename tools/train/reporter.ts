@@ -1,5 +1,7 @@
 /** Where a run's numbers go: log.jsonl, TensorBoard, standard output as JSON, and a progress bar or lines on standard error. */
 import { SingleBar } from "cli-progress";
+import { UserError } from "../../src/errors.js";
+import { isDiskFull } from "../../src/io/files.js";
 import { EventWriter } from "../../src/io/tensorboard.js";
 import type { RunFolder } from "../../src/io/runFolder.js";
 import { LOSS_TERMS } from "../../src/pconv/loss.js";
@@ -28,23 +30,28 @@ export interface ReporterOptions {
 }
 
 export class Reporter {
-  private readonly events: EventWriter;
   private bar: SingleBar | null;
   private shown = { loss: "-", speed: "-", left: "-" };
   private lastLine = performance.now();
   /** Steps taken in this start, the time of the clock when they count from, and how long of it was not training. */
   private done = 0;
+  private at: number;
   private counted = 0;
   private since = performance.now();
   private pausedMs = 0;
+  /** The last step that was logged, and what was measured or shown: when a device is lost, steps are made again. */
+  private logged: number;
+  private readonly told = new Set<string>();
+  private diskFull = false;
 
-  constructor(
+  private constructor(
     private readonly run: RunFolder,
+    private readonly events: EventWriter,
     private readonly o: ReporterOptions,
   ) {
-    this.events = new EventWriter(run.eventsPath());
+    this.at = this.logged = o.first;
     // Curves of an interrupted run end at its last checkpoint.
-    this.events.sessionStart(o.first + 1);
+    events.sessionStart(o.first + 1);
     this.bar = process.stderr.isTTY
       ? new SingleBar({
           stream: process.stderr,
@@ -58,11 +65,16 @@ export class Reporter {
     this.bar?.start(o.total, o.first, this.shown);
   }
 
+  /** @throws {UserError} when the run's folder cannot be written to */
+  static async open(run: RunFolder, o: ReporterOptions): Promise<Reporter> {
+    return new Reporter(run, new EventWriter(await run.eventsPath()), o);
+  }
+
   /** Progress messages that must not tear the bar. */
   message(text: string): void {
     this.bar?.stop();
     console.error(text);
-    this.bar?.start(this.o.total, this.o.first + this.done, this.shown);
+    this.bar?.start(this.o.total, this.at, this.shown);
   }
 
   /** Runs something that is not training, so that it does not count in images/s. */
@@ -75,10 +87,48 @@ export class Reporter {
     }
   }
 
-  /** Counts a step, and logs it where there is a report of it. */
+  /**
+   * Writes something. A full disk does not end the run: it is said once, and what was not written waits for room, which
+   * {@link close} asks for once more.
+   * @returns whether it was written
+   * @throws {UserError} for what else may hinder it
+   */
+  private write(work: () => void): boolean {
+    try {
+      work();
+      return true;
+    } catch (error) {
+      if (!isDiskFull(error)) throw error;
+      this.full(error);
+      return false;
+    }
+  }
+
+  /** Says that the disk is full, unless it was full before. */
+  full(error: UserError): void {
+    if (!this.diskFull) this.message(`warning: ${error.where}: ${error.problem}; training goes on, and what is not written waits for room`); // prettier-ignore
+    this.diskFull = true;
+  }
+
+  /** Says that there is room again, where there was none. */
+  room(): void {
+    if (this.diskFull) this.message("the disk has room again: what waited is written");
+    this.diskFull = false;
+  }
+
+  private flush(): void {
+    const written = this.write(() => {
+      this.run.flushLog();
+      this.events.flush();
+    });
+    if (written) this.room();
+  }
+
+  /** Counts a step, and logs it where there is a report of it, unless it was logged before. */
   step(step: number, report: StepReport | null): void {
     const now = performance.now();
     this.done++;
+    this.at = step;
     this.counted++;
     const elapsed = (now - this.since) / 1000;
     const imagesPerSecond = (this.counted * this.o.batchSize) / Math.max(1e-9, elapsed - this.pausedMs / 1000);
@@ -89,11 +139,12 @@ export class Reporter {
       this.since = now;
     }
     this.shown = { ...this.shown, speed: imagesPerSecond.toPrecision(3), left };
-    if (report) this.log(report, imagesPerSecond);
+    if (report && step > this.logged) this.log(report, imagesPerSecond);
+    this.logged = Math.max(this.logged, step);
     this.bar?.update(step, this.shown);
     if (now - this.lastLine < LINE_SECONDS * 1000) return;
     this.lastLine = now;
-    this.events.flush();
+    this.flush();
     if (!this.bar)
       console.error(
         `step ${step}/${this.o.total} loss ${this.shown.loss} | ${this.shown.speed} images/s | ETA ${left}`,
@@ -109,7 +160,7 @@ export class Reporter {
     // All six, whatever the run leaves out; what is left out adds nothing to the loss.
     const terms = Object.fromEntries(LOSS_TERMS.map((name) => [name, report.terms[name] ?? 0]));
     // The log holds nothing that depends on the clock: a resumed run writes the same lines.
-    this.run.log({ step, epoch, loss, terms, lr, ...norm, ...scaling });
+    this.write(() => this.run.log({ step, epoch, loss, terms, lr, ...norm, ...scaling }));
     if (this.o.json)
       console.log(JSON.stringify({ step, epoch, loss, terms, lr, ...norm, ...scaling, imagesPerSecond }));
     const wallSeconds = Date.now() / 1000;
@@ -125,14 +176,22 @@ export class Reporter {
 
   /** A measured value beside the losses, such as the validation PSNR. */
   measure(step: number, name: "validation" | "test", psnr: number, images: number): void {
-    this.run.log({ step, [name]: { psnr, images } });
+    if (this.isTold(`${name} ${step}`)) return;
+    this.write(() => this.run.log({ step, [name]: { psnr, images } }));
     this.events.scalar(`psnr/${name}`, psnr, step, Date.now() / 1000);
     this.message(`step ${step}: ${name} PSNR ${psnr.toFixed(2)} dB over ${images} image${images === 1 ? "" : "s"}`);
   }
 
   image(step: number, png: Uint8Array, width: number, height: number): void {
-    this.events.image("samples", png, width, height, step, Date.now() / 1000);
-    this.events.flush();
+    if (!this.isTold(`image ${step}`)) this.events.image("samples", png, width, height, step, Date.now() / 1000);
+    this.flush();
+  }
+
+  /** Whether this was told before; now it was. */
+  private isTold(what: string): boolean {
+    const told = this.told.has(what);
+    this.told.add(what);
+    return told;
   }
 
   /** Ends the bar and gives the terminal back; messages are printed as lines from now on. */
@@ -141,9 +200,13 @@ export class Reporter {
     this.bar = null;
   }
 
-  /** @throws {UserError} when the last events cannot be written. */
+  /** @throws {UserError} when the last lines and events cannot be written. */
   close(): void {
     this.stop();
-    this.events.close();
+    try {
+      this.run.flushLog();
+    } finally {
+      this.events.close();
+    }
   }
 }

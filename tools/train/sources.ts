@@ -1,4 +1,5 @@
 /** The pictures and masks of a run, from folders or drawn. */
+import { UserError } from "../../src/errors.js";
 import { ImageFolder } from "../../src/io/imageFolder.js";
 import { MaskFolder } from "../../src/io/maskFolder.js";
 import { DeadLeavesSource } from "../../src/pconv/deadLeaves.js";
@@ -6,6 +7,19 @@ import { MixedSource, type Source } from "../../src/pconv/mixedSource.js";
 import type { MaskSource, PictureSource } from "../../src/pconv/picture.js";
 import { RandomMaskSource } from "../../src/pconv/randomMask.js";
 import type { TrainOptions } from "./options.js";
+
+/** A folder whose files can no longer be used, while training. */
+export class SourceError extends UserError {}
+
+/** The same source, whose errors say that they are of a source. */
+function named<T>(source: Source<T>): Source<T> {
+  const sample = (seed: number, index: number, size: number) =>
+    source.sample(seed, index, size).catch((cause: unknown) => {
+      if (!(cause instanceof UserError)) throw cause;
+      throw new SourceError(cause.where, cause.problem, cause.help, { cause });
+    });
+  return { description: source.description, length: source.length, sample };
+}
 
 export interface Sources {
   readonly images: PictureSource;
@@ -34,9 +48,9 @@ export async function openSources(o: TrainOptions, onWarning: (message: string) 
     seen.add(key);
     onWarning(message);
   };
-  const tried = async <T extends PictureSource | MaskSource>(source: T): Promise<T> => {
+  const tried = async <T>(source: Source<T>): Promise<Source<T>> => {
     await source.sample(o.seed, 0, o.imageSize);
-    return source;
+    return named(source);
   };
   const pictures = async (dir: string, augment: boolean) =>
     tried(await ImageFolder.open(dir, { augment, onWarning: once, ...(augment && { minCrop: o.minCrop }) }));

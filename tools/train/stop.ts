@@ -17,6 +17,7 @@ export class StopSignal {
   /** The signal that came, or null. */
   signal: StopName | null = null;
   private display: StopDisplay | null = null;
+  private wake: () => void = () => undefined;
 
   constructor() {
     for (const name of NAMES) process.on(name, this.handle);
@@ -31,6 +32,18 @@ export class StopSignal {
     return this.signal === null ? 0 : EXIT_CODES[this.signal];
   }
 
+  /** Waits so many seconds, or until a signal comes. */
+  wait(seconds: number): Promise<void> {
+    if (this.signal !== null) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, seconds * 1000);
+      this.wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
   release(): void {
     for (const name of NAMES) process.off(name, this.handle);
   }
@@ -38,6 +51,7 @@ export class StopSignal {
   private readonly handle = (name: NodeJS.Signals) => {
     const first = this.signal === null;
     if (first) this.signal = name as StopName;
+    this.wake();
     if (this.display === null) {
       if (name !== "SIGPIPE") console.error(`${name}: stopped before the first step`);
       process.exit(this.exitCode);
@@ -49,7 +63,9 @@ export class StopSignal {
     else if (name !== "SIGPIPE") {
       // Writing to a closed terminal fails again and again; only a person or a system asks twice.
       this.display.stop();
-      process.exit(this.exitCode);
+      // The system's own way to end: exiting would wait for the device, which may be what hangs.
+      this.release();
+      process.kill(process.pid, name);
     }
   };
 }

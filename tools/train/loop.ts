@@ -1,0 +1,141 @@
+/** The steps of a run on one device, with what is measured, shown and saved between them. */
+import { encodePng, writePicturePng } from "../../src/io/png.js";
+import { isDiskFull } from "../../src/io/files.js";
+import type { RunFolder } from "../../src/io/runFolder.js";
+import { reestimateStatistics } from "../../src/pconv/reestimate.js";
+import type { Trainer } from "../../src/pconv/trainer.js";
+import type { Faults } from "./faults.js";
+import type { KeptState } from "./kept.js";
+import { meanPsnr, sampleStrip, VALIDATION_IMAGES } from "./measure.js";
+import { frozenAfter, totalSteps, type TrainOptions } from "./options.js";
+import { duration, type Reporter } from "./reporter.js";
+import { averaged } from "./snapshot.js";
+import { SourceError, type Sources } from "./sources.js";
+import type { StopSignal } from "./stop.js";
+import type { RunState } from "./stored.js";
+
+export interface Loop {
+  readonly o: TrainOptions;
+  readonly folder: RunFolder;
+  readonly trainer: Trainer;
+  readonly state: RunState;
+  readonly kept: KeptState;
+  readonly sources: Sources;
+  readonly reporter: Reporter;
+  readonly stop: StopSignal;
+  readonly faults: Faults;
+}
+
+/** Trains until the last step or a signal, and saves. */
+export async function trainLoop(loop: Loop): Promise<void> {
+  const { o, trainer, state, kept, reporter, stop, faults } = loop;
+  const total = totalSteps(o);
+  if (state.due) await reporter.pause(() => milestone(loop));
+  while (state.step < total && stop.signal === null) {
+    // Resumed right here, it is done again, and gives the same.
+    if (state.step === frozenAfter(o) && !(await reporter.pause(() => freeze(loop)))) break;
+    faults.before(state.step + 1, trainer.config.model.gpu);
+    const report = await trainer
+      .trainStep({ report: (state.step + 1) % o.logEvery === 0 })
+      .catch((error: unknown) => savingFirst(loop, error));
+    state.step = trainer.step;
+    if (report) {
+      state.interval.sum += report.loss;
+      state.interval.count++;
+    }
+    reporter.step(state.step, report);
+    const due = state.step % o.saveEvery === 0 || state.step === o.steps || state.step === total;
+    await reporter.pause(() => (due ? milestone(loop) : kept.copy(trainer, state)));
+  }
+  // A signal may come between two milestones: nothing is measured then, so that the log stays that of an uninterrupted run.
+  if (!kept.isSaved(state.step)) await reporter.pause(() => kept.saveLast(trainer, state, stop));
+}
+
+/** The second stage begins: freezes batch norm. @returns false when a signal came first */
+async function freeze({ o, trainer, reporter, stop }: Loop): Promise<boolean> {
+  if (o.freezeStatistics === "reestimated") {
+    const started = performance.now();
+    let shown = started;
+    reporter.message(`stage 2: taking batch norm's statistics over ${o.reestimateBatches} batches`);
+    const complete = await reestimateStatistics({
+      ...trainer.config,
+      batches: o.reestimateBatches,
+      stopped: () => stop.signal !== null,
+      onProgress: (done, all) => {
+        const now = performance.now();
+        if (now - shown < 5000) return;
+        shown = now;
+        reporter.message(`statistics: ${done} of ${all} | ETA ${duration((((now - started) / done) * (all - done)) / 1000)}`); // prettier-ignore
+      },
+    });
+    if (!complete) return false;
+  }
+  trainer.freezeBatchNorm(o.freeze);
+  return true;
+}
+
+/** Pictures that are gone take nothing of the run with them: saves, and throws the error. */
+async function savingFirst({ kept, trainer, state, stop }: Loop, error: unknown): Promise<never> {
+  if (error instanceof SourceError && !kept.isSaved(state.step)) await kept.saveLast(trainer, state, stop);
+  throw error;
+}
+
+/** Validation, sample strip and checkpoint. A signal cuts the validation short; it is done again when the run is resumed. */
+async function milestone(loop: Loop): Promise<void> {
+  const { o, folder, trainer, state, kept, sources, reporter } = loop;
+  const { model } = trainer.config;
+  await trainer.checkFinite();
+  state.due = true;
+  const count = Math.min(VALIDATION_IMAGES, sources.validation?.length ?? 0);
+  const shown = async () => {
+    const value = sources.validation && (await measure(loop, sources.validation, count));
+    if (value === null && sources.validation) return null;
+    const strip = await averaged(trainer, () =>
+      sampleStrip(model, sources.validation ?? sources.images, sources.fixedMasks, o.imageSize),
+    );
+    return { value, strip };
+  };
+  const seen = await shown().catch((error: unknown) => savingFirst(loop, error));
+  if (seen === null) return kept.save(trainer, state);
+  state.due = false;
+  const { value, strip } = seen;
+  const mean = state.interval.sum / state.interval.count; // NaN, and never the best, where no step was logged
+  let measured = { score: -mean, of: "training loss" };
+  if (value !== null) {
+    reporter.measure(state.step, "validation", value, count);
+    measured = { score: value, of: `PSNR on ${o.validation}` };
+  }
+  state.interval = { sum: 0, count: 0 };
+  const { best } = state;
+  const comparable = best !== null && best.of === measured.of;
+  if (Number.isFinite(measured.score) && (!comparable || measured.score > best.score))
+    state.best = { step: state.step, ...measured };
+  const path = folder.path("samples", `step-${String(state.step).padStart(8, "0")}.png`);
+  await writePicturePng(path, strip).catch((error: unknown) => {
+    if (!isDiskFull(error)) throw error; // the TensorBoard log has the strip too, once there is room
+    reporter.full(error);
+  });
+  reporter.image(state.step, encodePng(strip), strip.width, strip.height);
+  await kept.save(trainer, state);
+}
+
+function measure(
+  { o, trainer, sources, stop }: Loop,
+  images: Sources["images"],
+  count: number,
+): Promise<number | null> {
+  const stopped = () => stop.signal !== null;
+  const { model } = trainer.config;
+  return averaged(trainer, () =>
+    meanPsnr({ model, images, masks: sources.fixedMasks, size: o.imageSize, count, stopped }),
+  );
+}
+
+/** The test folder's PSNR, once at the end. */
+export async function measureTest(loop: Loop): Promise<void> {
+  const { state, sources, reporter } = loop;
+  if (!sources.test) return;
+  const count = Math.min(sources.test.length, 10 * VALIDATION_IMAGES);
+  const value = await measure(loop, sources.test, count);
+  if (value !== null) reporter.measure(state.step, "test", value, count);
+}
