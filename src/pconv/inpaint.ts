@@ -1,6 +1,7 @@
 /** Filling the holes of a picture of any size with a trained network. */
 import { denormalizeImageNet, normalizeImageNet } from "../autograd/ops/channelAffine.js";
 import { Tape } from "../autograd/tape.js";
+import type { Tensor } from "../autograd/tensor.js";
 import { ShapeError, UserError } from "../errors.js";
 import { Enlarged, reduceMasked } from "./coarse.js";
 import { dilateHoles } from "./maskAugment.js";
@@ -127,19 +128,13 @@ export async function inpaint(
   );
   const total = countPasses(job);
   let done = 0;
-  const wasTraining = model.training;
-  try {
-    model.eval();
+  signal?.throwIfAborted();
+  onProgress?.({ done, total });
+  const drawn = await runJob(model, job, () => {
+    onProgress?.({ done: ++done, total });
     signal?.throwIfAborted();
-    onProgress?.({ done, total });
-    const drawn = await runJob(model, job, () => {
-      onProgress?.({ done: ++done, total });
-      signal?.throwIfAborted();
-    });
-    return { ...finish(job, drawn), passes: total };
-  } finally {
-    model.train(wasTraining);
-  }
+  });
+  return { ...finish(job, drawn), passes: total };
 }
 
 function checkSize(what: string, { width, height }: Picture, mask: MaskPicture): void {
@@ -234,10 +229,23 @@ async function draw(
     const raw = tape.upload({ n: 1, h, w, c: 3 }, pixels, "picture");
     const imagenet = model.config.range === "imagenet";
     const input = imagenet ? normalizeImageNet(tape, raw) : raw;
-    const { output } = model.forward(tape, input, tape.uploadMask({ n: 1, h, w }, valid));
+    const { output } = forwardInEvaluation(model, tape, input, tape.uploadMask({ n: 1, h, w }, valid));
     return await (imagenet ? denormalizeImageNet(tape, output) : output).values();
   } finally {
     tape.dispose();
+  }
+}
+
+/**
+ * The network as it evaluates; the mode that the caller has chosen is back before anything else runs: two pictures may be filled at
+ * once, or one while the network trains.
+ */
+function forwardInEvaluation(model: PConvUNet, ...given: Parameters<PConvUNet["forward"]>): { output: Tensor } {
+  const { training } = model;
+  try {
+    return model.eval().forward(...given);
+  } finally {
+    model.train(training);
   }
 }
 

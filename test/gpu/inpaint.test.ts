@@ -95,6 +95,19 @@ describe("inpaint by tiles", () => {
     });
   });
 
+  it("fills two pictures at once as one after the other, and leaves the model as it was", async () => {
+    const small = maskOf((x, y) => x < 40 && Math.abs(y - 100) < 5);
+    const fill = (mask: MaskPicture) => inpaint(model, picture, mask, { tile: TILE });
+    const before = await model.stateDict();
+    const alone = [await fill(cross), await fill(small)];
+    expect(alone[1].passes).toBeLessThan(alone[0].passes);
+    // The shorter ends while the longer is at work.
+    expect(await Promise.all([fill(cross), fill(small)])).toEqual(alone);
+    expect(await Promise.all([fill(small), fill(cross)])).toEqual([...alone].reverse());
+    expect(await model.stateDict()).toEqual(before);
+    expect(model.training).toBe(true);
+  });
+
   it("tells how far it is, and stops when asked to", async () => {
     const told: number[] = [];
     const { passes } = await inpaint(model, picture, cross, {
