@@ -1,4 +1,5 @@
 /** The steps of a run on one device, with what is measured, shown and saved between them. */
+import type { Gpu } from "../../src/gpu/gpu.js";
 import { encodePng, writePicturePng } from "../../src/io/png.js";
 import { isDiskFull } from "../../src/io/files.js";
 import type { RunFolder } from "../../src/io/runFolder.js";
@@ -24,7 +25,11 @@ export interface Loop {
   readonly reporter: Reporter;
   readonly stop: StopSignal;
   readonly faults: Faults;
+  readonly onStep: StepListener;
 }
+
+/** Is called after each step, and waited for. */
+export type StepListener = (step: number, gpu: Gpu) => Promise<void>;
 
 /** Trains until the last step or a signal, and saves. */
 export async function trainLoop(loop: Loop): Promise<void> {
@@ -39,11 +44,13 @@ export async function trainLoop(loop: Loop): Promise<void> {
       .trainStep({ report: (state.step + 1) % o.logEvery === 0 })
       .catch((error: unknown) => savingFirst(loop, error));
     state.step = trainer.step;
+    state.samples = trainer.samples;
     if (report) {
       state.interval.sum += report.loss;
       state.interval.count++;
     }
     reporter.step(state.step, report);
+    await loop.onStep(state.step, trainer.config.model.gpu);
     const due = state.step % o.saveEvery === 0 || state.step === o.steps || state.step === total;
     await reporter.pause(() => (due ? milestone(loop) : kept.copy(trainer, state)));
   }

@@ -4,7 +4,7 @@ import { RunFolder } from "../../src/io/runFolder.js";
 import type { Trainer } from "../../src/pconv/trainer.js";
 import { Faults } from "./faults.js";
 import { KeptState } from "./kept.js";
-import { type Loop, measureTest, trainLoop } from "./loop.js";
+import { type Loop, measureTest, type StepListener, trainLoop } from "./loop.js";
 import { type Invocation, totalSteps, type TrainOptions } from "./options.js";
 import { Recovery } from "./recovery.js";
 import { duration, Reporter } from "./reporter.js";
@@ -22,6 +22,7 @@ interface Run {
   readonly sources: Sources;
   readonly stop: StopSignal;
   readonly faults: Faults;
+  readonly onStep: StepListener;
   readonly warn: (text: string) => void;
   /** Of the whole run, by `performance.now`. */
   readonly started: number;
@@ -35,8 +36,10 @@ interface Written {
   readonly kept: KeptState;
 }
 
+const noListener: StepListener = () => Promise.resolve();
+
 /** Opens everything, trains, and returns the exit code. */
-export async function runTraining(call: Invocation): Promise<number> {
+export async function runTraining(call: Invocation, onStep = noListener): Promise<number> {
   const stop = new StopSignal();
   const shown: { run: Run | null } = { run: null };
   const warn = (text: string) => {
@@ -56,7 +59,7 @@ export async function runTraining(call: Invocation): Promise<number> {
     }
     const faults = Faults.of(process.env["PCONV_FAULTS"]);
     const sources = await openSources(o, warn);
-    const run: Run = { start, call, sources, stop, faults, warn, started: performance.now(), written: null };
+    const run: Run = { start, call, sources, stop, faults, onStep, warn, started: performance.now(), written: null };
     shown.run = run;
     return await train(run);
   } finally {
@@ -82,8 +85,8 @@ async function train(run: Run): Promise<number> {
       const { folder, reporter, kept } = run.written;
       const state = structuredClone(kept.snapshot.state);
       made.from = state.step;
-      const { sources, stop, faults } = run;
-      made.loop = { o, folder, trainer: made.trainer, state, kept, sources, reporter, stop, faults };
+      const { sources, stop, faults, onStep } = run;
+      made.loop = { o, folder, trainer: made.trainer, state, kept, sources, reporter, stop, faults, onStep };
       await trainLoop(made.loop);
       if (stop.signal === null) await measureTest(made.loop);
       reporter.close();
@@ -162,7 +165,7 @@ async function openWritten(run: Run, o: TrainOptions, gpu: Gpu, trainer: Trainer
 
 /** The last words of a run. @returns the exit code */
 function finish({ sources, stop, started, written }: Run, step: number, gpu: Gpu): number {
-  const skipped = sources.skipped();
+  const skipped = sources.skipped().size;
   if (skipped > 0) console.error(`skipped ${skipped} unusable file${skipped === 1 ? "" : "s"}`);
   const { allocated } = gpu.memory();
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
