@@ -311,11 +311,17 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-/** @throws {FormatError} when the file is not a JSON object. */
+/** Those of this library are of a few KiB; what is larger was not written by it. */
+const MAX_JSON_BYTES = 2 ** 20;
+
+/** @throws {FormatError} when the file is not a JSON object, or of more than 1 MiB. */
 export async function readJsonObject(path: string, help: string): Promise<Record<string, unknown>> {
-  const text = (await readBytes(path)).toString("utf8");
+  const bytes = await readBytes(path);
+  if (bytes.length > MAX_JSON_BYTES) {
+    throw new FormatError(path, `expected at most ${MAX_JSON_BYTES} bytes, got ${bytes.length}`, help);
+  }
   try {
-    const value: unknown = JSON.parse(text);
+    const value: unknown = JSON.parse(bytes.toString("utf8"));
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch {
     // reported below

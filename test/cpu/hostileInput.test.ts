@@ -259,5 +259,7 @@ describe("a run's files", () => {
     await expect(readState(path, 1)).rejects.toThrow('"step" to be an integer of at least 0, got a list of 1');
     await writeFile(path, '{"__proto__": {"step": 1}}');
     await expect(readState(path, 1)).rejects.toThrow('expected only known keys, got "__proto__"');
+    await writeFile(path, " ".repeat(2 ** 20 + 1));
+    await expect(readState(path, 1)).rejects.toThrow("expected at most 1048576 bytes, got 1048577");
   });
 });
