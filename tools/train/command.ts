@@ -167,7 +167,7 @@ export function trainCommand(): Command {
         .default("none"),
     )
     .option("--no-ratio", "partial convolution without the ratio sum(1)/sum(M): to see what that is worth")
-    .option("--batch-size <images>", "images in a step (default: 1; paper: 6)", integer(1))
+    .option("--batch-size <images>", "images in a step, on each rank under mpirun (default: 1; paper: 6)", integer(1))
     .option("--epochs <n>", "epochs", integer(1), 50)
     .option("--steps-per-epoch <n>", "steps in an epoch", integer(1), 10000)
     .option("--steps <n>", "steps in all, instead of --epochs", integer(1))
@@ -223,6 +223,15 @@ export function trainCommand(): Command {
       "end the run when the device completes nothing for so long, 0: never (default: 600, on software adapters 3600)",
       integer(0, 1_000_000),
     )
+    .option(
+      "--sync-batch-norm",
+      "under mpirun: batch norm over the images of all ranks, as if one had them all (default: each rank's own, as in PyTorch's DDP)",
+    )
+    .option(
+      "--verify-every <n>",
+      "under mpirun: steps between two checks that all ranks hold equal weights and moments (default: at checkpoints)",
+      integer(1),
+    )
     .option("--json", "a line of JSON for each logged step on stdout")
     .option("--debug", "show stack traces")
     .addHelpText(
@@ -234,6 +243,11 @@ Examples:
   pconv-train --resume --name mine
   pconv-train --stages both --train photos/train --vgg-path vgg16-397923af.pth --steps 20000 --finetune-steps 5000
   pconv-train --stage finetune --checkpoint runs/mine/step-00500000 --train photos/train --vgg-path vgg16-397923af.pth
+
+  mpirun -n 4 --bind-to none pconv-train --train photos/train --vgg-path vgg16-397923af.pth --batch-size 6   (24 images a step)
+
+On several ranks (mpirun, mpiexec, srun) each rank takes --batch-size images of every step, gradients are averaged, and the first
+rank writes the run; --resume works with any number of ranks. SIGUSR2 stops a run as Ctrl-C does: launchers pass it on and wait.
 
 A run's folder holds config.json, log.jsonl (one line a step, or as --log-every says), TensorBoard events, samples/
 (masked | output | composite | truth) and the checkpoints step-*/: the last three, and the best one by validation PSNR, or

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { UserError } from "../../src/errors.js";
 import type { Precision } from "../../src/autograd/tensor.js";
+import { launchOf } from "../../src/io/mpi/launcher.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
 import { learningRate, type LrSchedule } from "../../src/pconv/learningRate.js";
 import type { LossVariant } from "../../src/pconv/loss.js";
@@ -39,7 +40,12 @@ export interface TrainOptions {
   readonly base: "none" | "harmonic";
   /** False: partial convolution without sum(1)/sum(M). */
   readonly ratio: boolean;
+  /** Images in a step of each rank. */
   readonly batchSize: number;
+  /** Processes that train together. */
+  readonly ranks: number;
+  /** Batch norm's statistics over all ranks. */
+  readonly syncBatchNorm: boolean;
   readonly steps: number;
   /** Of the second stage where both are run, else 0. */
   readonly finetuneSteps: number;
@@ -69,6 +75,8 @@ export interface Invocation {
   readonly json: boolean;
   /** Seconds in which the device must complete something, 0 for any time; null: the adapter's default. */
   readonly watchdog: number | null;
+  /** Steps between two checks that all ranks hold the same; null: at checkpoints. */
+  readonly verifyEvery: number | null;
   /** Options given on the command line, by their names in {@link TrainOptions}. */
   readonly given: ReadonlySet<string>;
   /** Epochs asked for, or their default; `options.steps` follows from them unless --steps was given. */
@@ -151,6 +159,8 @@ export function invocation(command: Command): Invocation {
     base: o["base"] as "none" | "harmonic",
     ratio: o["ratio"] !== false,
     batchSize: number("batchSize", paper ? 6 : 1),
+    ranks: launchOf()?.size ?? 1,
+    syncBatchNorm: o["syncBatchNorm"] === true,
     steps,
     finetuneSteps,
     stepsPerEpoch,
@@ -170,8 +180,9 @@ export function invocation(command: Command): Invocation {
     gradientCheckpointing: o["gradientCheckpointing"] === true,
   };
   const watchdog = typeof o["watchdog"] === "number" ? o["watchdog"] : null;
+  const verifyEvery = typeof o["verifyEvery"] === "number" ? o["verifyEvery"] : null;
   const [resume, json] = [o["resume"] === true, o["json"] === true];
-  return { out: text("out"), resume, json, watchdog, given, epochs, options };
+  return { out: text("out"), resume, json, watchdog, verifyEvery, given, epochs, options };
 }
 
 /** A term that was given a factor and is not in the loss. */
@@ -181,6 +192,17 @@ const unusedTerm = ({ lossWeights, loss, vggPath }: TrainOptions): string | unde
       (vggPath === null && ["perceptual", "styleOut", "styleComp"].includes(term)) ||
       (loss === "nvidia" && ["hole", "styleComp", "tv"].includes(term)),
   );
+
+/** @throws {UserError} for options that need several ranks, with one */
+export function checkRanks({ options, given }: Invocation): void {
+  for (const [name, option] of [
+    ["syncBatchNorm", "--sync-batch-norm"],
+    ["verifyEvery", "--verify-every"],
+  ]) {
+    if (given.has(name) && options.ranks === 1)
+      throw new UserError(option, "expected several ranks with it, got one", "start it by mpirun or srun, or leave it out"); // prettier-ignore
+  }
+}
 
 /** @throws {UserError} when a new run lacks something that it must be told. */
 export function checkNewRun({ options, given }: Invocation): void {

@@ -1,6 +1,6 @@
 /** Where a run's numbers go: log.jsonl, TensorBoard, standard output as JSON, and a progress bar or lines on standard error. */
 import { SingleBar } from "cli-progress";
-import { UserError } from "../../src/errors.js";
+import type { UserError } from "../../src/errors.js";
 import { isDiskFull } from "../../src/io/files.js";
 import { EventWriter } from "../../src/io/tensorboard.js";
 import type { RunFolder } from "../../src/io/runFolder.js";

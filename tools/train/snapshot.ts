@@ -56,7 +56,7 @@ export function restore(trainer: Trainer, { files, state, where }: Snapshot): vo
   }
   if (trainer.optimizer.steps < 0)
     throw new FormatError(path, `expected a number of steps, got ${trainer.optimizer.steps}`, "use another checkpoint");
-  trainer.step = state.step;
+  trainer.resume(state.step, state.samples ?? undefined);
 }
 
 /** Reads a checkpoint, and compares it with its checksums. @throws {UserError} when it is not what was written */

@@ -28,8 +28,8 @@ export interface Sources {
   readonly test: PictureSource | null;
   /** Masks for validation, samples and test: not augmented. */
   readonly fixedMasks: MaskSource;
-  /** How many broken files were skipped so far. */
-  skipped(): number;
+  /** The broken files that were skipped so far. */
+  skipped(): ReadonlySet<string>;
 }
 
 /**
@@ -72,6 +72,6 @@ export async function openSources(o: TrainOptions, onWarning: (message: string) 
         ? new RandomMaskSource()
         : mixed(await maskFolder(o.masks, o.augment), new RandomMaskSource(), o.drawnMasks),
     fixedMasks: o.masks === null ? new RandomMaskSource() : await maskFolder(o.masks, false),
-    skipped: () => skipped.size,
+    skipped: () => skipped,
   };
 }

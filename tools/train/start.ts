@@ -3,7 +3,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../../src/errors.js";
 import { RunFolder } from "../../src/io/runFolder.js";
-import { checkNewRun, type Invocation, runsFolder, totalSteps, type TrainOptions } from "./options.js";
+import { checkNewRun, checkRanks, type Invocation, runsFolder, totalSteps, type TrainOptions } from "./options.js";
 import { lastSnapshot, type Snapshot } from "./snapshot.js";
 import { resumedOptions, type RunState } from "./stored.js";
 
@@ -42,11 +42,12 @@ async function unusedFolder(stage: string): Promise<string> {
 /** @throws {UserError} when the options do not fit the run, or there is no run to go on with */
 export async function findStart(call: Invocation, warn: (text: string) => void): Promise<Start> {
   const { options } = call;
+  checkRanks(call);
   if (!call.resume) {
     checkNewRun(call);
     const dir = call.out ?? (options.name === null ? await unusedFolder(options.stage) : runsFolder(options.name));
     await RunFolder.checkFree(dir);
-    const state: RunState = { step: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
+    const state: RunState = { step: 0, samples: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
     return { o: options, dir, folder: null, snapshot: null, state };
   }
   const dir = call.out ?? (options.name === null ? await latestRun() : runsFolder(options.name));
@@ -69,7 +70,7 @@ async function resumed(
   const snapshot = await lastSnapshot(folder, o.ema !== null, warn);
   const state: RunState = snapshot
     ? structuredClone(snapshot.state)
-    : { step: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
+    : { step: 0, samples: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
   if (totalSteps(o) < state.step) {
     const option = given.has("epochs") ? "--epochs" : given.has("steps") ? "--steps" : folder.path("config.json");
     throw new UserError(

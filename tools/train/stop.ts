@@ -1,7 +1,15 @@
 /** Ctrl-C and its relatives: the first lets the step end and saves, the second exits at once. */
+import { constants } from "node:os";
 
 /** 128 plus the signal's number, as shells expect. SIGPIPE stands for a standard output that nobody reads any more. */
-const EXIT_CODES = { SIGHUP: 129, SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
+const EXIT_CODES = {
+  SIGHUP: 129,
+  SIGINT: 130,
+  SIGPIPE: 141,
+  SIGTERM: 143,
+  /** What schedulers and mpirun pass on to a job that is to end soon. */
+  SIGUSR2: 128 + (constants.signals.SIGUSR2 ?? 12),
+} as const;
 type StopName = keyof typeof EXIT_CODES;
 const NAMES = Object.keys(EXIT_CODES) as StopName[];
 
@@ -19,12 +27,18 @@ export class StopSignal {
   private display: StopDisplay | null = null;
   private wake: () => void = () => undefined;
 
-  constructor() {
+  /** @param quiet true where another process says what there is to say */
+  constructor(private readonly quiet = false) {
     for (const name of NAMES) process.on(name, this.handle);
   }
 
   trainingStarts(display: StopDisplay): void {
     this.display = display;
+  }
+
+  /** Takes over the signal of another rank, given as that one's exit code. */
+  follow(exitCode: number): void {
+    this.signal = NAMES.find((name) => EXIT_CODES[name] === exitCode) ?? "SIGTERM";
   }
 
   /** For the process; 0 without a signal. */
@@ -53,7 +67,7 @@ export class StopSignal {
     if (first) this.signal = name as StopName;
     this.wake();
     if (this.display === null) {
-      if (name !== "SIGPIPE") console.error(`${name}: stopped before the first step`);
+      if (name !== "SIGPIPE" && !this.quiet) console.error(`${name}: stopped before the first step`);
       process.exit(this.exitCode);
     }
     if (first)

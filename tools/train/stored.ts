@@ -10,6 +10,8 @@ import type { Invocation, TrainOptions } from "./options.js";
 /** What a checkpoint knows beside weights and moments. */
 export interface RunState {
   step: number;
+  /** Images that the run has used, on all ranks together; null: those of `step` steps of the run's size. */
+  samples: number | null;
   /** Best measure so far, and what it measured: PSNR on a validation folder, or minus the mean training loss. */
   best: { readonly step: number; readonly score: number; readonly of: string } | null;
   /** Training losses since the last milestone. */
@@ -64,6 +66,8 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
   base: oneOf("none", "harmonic"),
   ratio: boolean,
   batchSize: integer(1),
+  ranks: integer(1),
+  syncBatchNorm: boolean,
   steps: integer(1),
   finetuneSteps: integer(0),
   stepsPerEpoch: integer(1),
@@ -85,6 +89,7 @@ const OPTIONS: Readonly<Record<keyof TrainOptions, Check>> = {
 
 const STATE: Readonly<Record<keyof RunState, Check>> = {
   step: integer(0),
+  samples: orNull("an integer of at least 0", (v) => Number.isSafeInteger(v) && v >= 0),
   best: [
     "null, or step, score and of",
     (v) =>
@@ -115,6 +120,8 @@ const FORMERLY = {
   reestimateBatches: 64,
   clipGradNorm: null,
   ema: null,
+  ranks: 1,
+  syncBatchNorm: false,
 } satisfies Partial<TrainOptions>;
 
 /** What may differ when a run is resumed; everything else would make it another run. */
@@ -179,7 +186,7 @@ export function resumedOptions(
   checkKeys(complete, OPTIONS, where, "undo the changes to the file, or start a new run");
   const run = complete as unknown as TrainOptions;
   const { options, given } = call;
-  const merged: Record<string, unknown> = { ...run };
+  const merged: Record<string, unknown> = { ...run, ranks: options.ranks };
   for (const key of Object.keys(OPTIONS) as (keyof TrainOptions)[]) {
     if (!given.has(key) || key === "name") continue; // the name has found the folder
     const same =
@@ -190,8 +197,10 @@ export function resumedOptions(
       throw new UserError(flag(key, options[key]), problem, "leave the option out, or start a new run");
     }
     // The first of two stages ends where it was said to: batch norm is frozen there.
+    // The steps stay what they were when fewer ranks take more images each.
+    const sameStep = key === "batchSize" && options.batchSize * options.ranks === run.batchSize * run.ranks;
     const otherStage = key === "steps" && run.stage === "both";
-    if (CHANGEABLE.has(key) && !otherLoss && !otherStage) merged[key] = options[key];
+    if (sameStep || (CHANGEABLE.has(key) && !otherLoss && !otherStage)) merged[key] = options[key];
     else if (!same)
       throw new UserError(
         flag(key, options[key]),
@@ -230,7 +239,8 @@ function flag(key: keyof TrainOptions, value: unknown): string {
  */
 export async function readState(path: string, step: number): Promise<RunState> {
   const help = "use another checkpoint";
-  const found = await readJsonObject(path, help);
+  // Version 0.1 did not count images.
+  const found: Record<string, unknown> = { samples: null, ...(await readJsonObject(path, help)) };
   checkKeys(found, STATE, path, help);
   if (found["step"] !== step)
     throw new FormatError(path, `expected step ${step} as its folder is named, got ${shown(found["step"])}`, help);
