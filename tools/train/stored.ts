@@ -244,5 +244,6 @@ export async function readState(path: string, step: number): Promise<RunState> {
   checkKeys(found, STATE, path, help);
   if (found["step"] !== step)
     throw new FormatError(path, `expected step ${step} as its folder is named, got ${shown(found["step"])}`, help);
-  return found as unknown as RunState;
+  // In the order in which a new run writes them: a resumed run ends with the same bytes.
+  return Object.fromEntries(Object.keys(STATE).map((key) => [key, found[key]])) as unknown as RunState;
 }
