@@ -47,11 +47,12 @@ export class KeptState {
 
   /**
    * Writes a checkpoint. A full disk is said, and leaves it to the next one.
+   * @returns whether it was written
    * @throws {UserError} for anything else that hinders it
    */
-  async save(trainer: Trainer, state: RunState): Promise<void> {
+  async save(trainer: Trainer, state: RunState): Promise<boolean> {
     await this.take(trainer, state);
-    await this.write();
+    return this.write();
   }
 
   /** Writes what is kept, where it is not on the disk. @returns false for a full disk */

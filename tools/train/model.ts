@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FormatError, UserError } from "../../src/errors.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
+import { verifyChecksums } from "../../src/io/checksums.js";
 import { loadUNet } from "../../src/io/unetFile.js";
 import { PConvUNet, unetConfig } from "../../src/pconv/unet.js";
 import { showingDownloads } from "../downloadProgress.js";
@@ -64,6 +65,7 @@ export async function startingModel(gpu: Gpu, o: TrainOptions): Promise<PConvUNe
       "pass runs/NAME/step-XXXXXXXX, or a weight file",
     );
   }
+  if (isFolder) await verifyChecksums(o.checkpoint, "use another checkpoint");
   const model = await showingDownloads((onProgress) => loadUNet(gpu, path, { onProgress }));
   checkModel(
     model,
