@@ -28,7 +28,13 @@ export default defineConfig({
   base: "./",
   plugins: [contentSecurityPolicy, shrinkWgsl],
   worker: { format: "es", plugins: () => [shrinkWgsl] },
-  // The preload helper of older browsers is of no use where WebGPU is.
-  build: { target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
+  build: {
+    target: "es2022",
+    // The preload helper of older browsers is of no use where WebGPU is.
+    modulePreload: { polyfill: false },
+    assetsInlineLimit: 0,
+    // In kB: HDF5, which the library fetches for weights of Keras and this page never does. All other chunks are below 200.
+    chunkSizeWarningLimit: 5000,
+  },
   server: { fs: { allow: [".."] } },
 });

@@ -30,8 +30,10 @@ export interface Calls {
   /** The mask before the first level of the network's encoder, and after each. */
   levels: { request: MaskPicture; event: never; result: { readonly masks: MaskPicture[]; readonly by: string } };
   encodePng: { request: RgbaPicture; event: never; result: Blob };
-  /** Trains a small network on one picture until it is cancelled. */
-  train: { request: RgbaPicture; event: TrainingNews; result: never };
+  /** Trains a small network on one picture until it is cancelled or has had its steps. */
+  train: { request: RgbaPicture; event: TrainingNews; result: null };
+  /** Whether training rests for now. */
+  pauseTraining: { request: boolean; event: never; result: null };
 }
 
 export type CallName = keyof Calls;

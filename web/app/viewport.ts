@@ -8,6 +8,8 @@ export interface Size {
 
 /** Largest zoom: 32 stage pixels for one of the picture. */
 const MAX_SCALE = 32;
+/** Small pictures that fit are enlarged up to this, tiny ones until their longer side has so many stage pixels. */
+const FIT = { scale: 4, side: 160 };
 /** Room around a picture that fits, in stage pixels. */
 const MARGIN = 16;
 
@@ -20,11 +22,12 @@ export class Viewport {
   private stage: Size = { width: 1, height: 1 };
   private picture: Size = { width: 1, height: 1 };
 
-  /** The scale at which the whole picture is seen; small pictures are enlarged up to four times. */
+  /** The scale at which the whole picture is seen. */
   get fitScale(): number {
     const { stage, picture } = this;
     const room = (side: number) => Math.max(1, side - 2 * MARGIN);
-    return Math.min(4, room(stage.width) / picture.width, room(stage.height) / picture.height);
+    const enlarged = Math.min(MAX_SCALE, Math.max(FIT.scale, FIT.side / Math.max(picture.width, picture.height)));
+    return Math.min(enlarged, room(stage.width) / picture.width, room(stage.height) / picture.height);
   }
 
   /** Whether the whole picture is in view, as large as it fits. */

@@ -20,6 +20,14 @@ export class TrainingView {
     private readonly picture: () => RgbaPicture | null,
   ) {
     this.start.onclick = () => void this.toggle();
+    document.addEventListener("visibilitychange", () => this.rest(document.hidden));
+  }
+
+  /** Nobody watches a hidden page: it leaves the GPU to others. */
+  private rest(hidden: boolean): void {
+    if (!this.stop) return;
+    void this.client.call("pauseTraining", hidden);
+    this.status.textContent = hidden ? `Resting after ${this.step} steps.` : `Step ${this.step}, going on …`;
   }
 
   private async toggle(): Promise<void> {
@@ -37,6 +45,7 @@ export class TrainingView {
         signal: this.stop.signal,
         onEvent: (news) => this.hear(news),
       });
+      this.status.textContent = `Finished ${this.step} steps, loss ${this.chart.mean.toFixed(3)}.`;
     } catch (error) {
       const trouble = error instanceof CallError ? error.trouble : null;
       if (trouble?.kind === "cancelled") {
@@ -44,6 +53,7 @@ export class TrainingView {
         this.status.textContent = `Stopped after ${this.step} steps${loss}.`;
       } else this.status.textContent = trouble ? `${trouble.problem}. ${trouble.help}` : String(error);
     } finally {
+      void this.client.call("pauseTraining", false);
       this.stop = null;
       this.start.textContent = "Start training";
     }

@@ -30,6 +30,8 @@ interface Result extends Filled {
 
 const sizeOf = ({ width, height }: RgbaPicture): string => `${width} × ${height}`;
 
+const holeShare = ({ editing: { mask } }: Open): number => mask.holes / (mask.width * mask.height);
+
 /** Where the hole is on average, as a share of the width: a comparison that begins there shows both sides of it. */
 function middleOfHole({ width, holes, values }: MaskLayer): number {
   let sum = 0;
@@ -46,7 +48,8 @@ export class Editor {
   private result: Result | null = null;
   private phase: Phase = "empty";
   private fillStop: AbortController | null = null;
-  private ready = false;
+  /** "failed" may go better the next time, such as a download. */
+  private gpu: "opening" | "ready" | "none" | "failed" = "opening";
 
   /**
    * @param onMask told of every finished change of the mask
@@ -65,9 +68,9 @@ export class Editor {
     for (const id of ["open", "open-first"]) button(id).onclick = () => photo.click();
     photo.onchange = () => this.take(photo, (file) => this.openFile(file));
     button("sample").onclick = () => void this.guard(() => this.show("sample", drawSample()));
-    takeDropsAndPastes((file) => void this.guard(() => this.openFile(file)));
+    takeDropsAndPastes((file) => void this.guard(() => this.openDropped(file)));
     button("load-mask").onclick = () => mask.click();
-    mask.onchange = () => this.take(mask, async (file) => this.open?.editing.load(maskFromRgba(await decode(file))));
+    mask.onchange = () => this.take(mask, async (file) => this.loadMask(maskFromRgba(await decode(file))));
     button("save-mask").onclick = () => void this.guard(() => this.saveMask());
     button("fill").onclick = () => void this.guard(() => this.fill());
     button("cancel").onclick = () => this.fillStop?.abort();
@@ -101,18 +104,28 @@ export class Editor {
     } catch (error) {
       if (!(error instanceof CallError)) {
         this.news.trouble(error instanceof Error ? error.message : String(error));
+        this.update();
         return;
       }
       const { kind, problem, help } = error.trouble;
       if (kind === "no-gpu") this.on.noGpu(error.trouble);
       else if (kind === "cancelled") this.news.say("Cancelled. The mask is as it was.");
       else this.news.trouble(`${problem}. ${help}`);
+      if (kind === "failed") this.update();
     }
   }
 
+  private async openDropped(file: File | null): Promise<void> {
+    if (file) await this.openFile(file);
+    else this.news.trouble("That was no file. Save the picture first, and then drop its file here.");
+  }
+
   private async openFile(file: File): Promise<void> {
-    if (this.phase === "filling") return;
-    this.news.say("Reading the picture");
+    if (this.phase === "filling") {
+      this.news.trouble("A hole is being filled. Cancel that before you open another picture.");
+      return;
+    }
+    this.news.say("Reading the picture …");
     await this.show(file.name.replace(/\.[^.]*$/, "") || "picture", await decode(file));
   }
 
@@ -127,7 +140,15 @@ export class Editor {
     this.toolbar.suit(picture);
     this.enter("edit");
     this.maskEdited();
-    if (!this.ready) await this.prepare();
+    if (this.gpu !== "ready") await this.prepare();
+  }
+
+  private loadMask(mask: MaskPicture): void {
+    if (!this.open) return;
+    this.open.editing.load(mask);
+    const { width, height } = this.open.picture;
+    if (mask.width === width && mask.height === height) return;
+    this.news.say(`${this.summary(this.open)} The mask's file is ${mask.width} × ${mask.height}: it was stretched.`);
   }
 
   private closePictures(): void {
@@ -138,10 +159,15 @@ export class Editor {
 
   /** Opens the GPU while the visitor paints, so that the fill starts at once. */
   private async prepare(): Promise<void> {
+    this.gpu = "opening";
+    this.update();
     try {
       const { adapter } = await this.client.call("prepare", null, { onEvent: (event) => this.news.show(event) });
-      this.ready = true;
+      this.gpu = "ready";
       this.on.adapter(adapter);
+    } catch (error) {
+      this.gpu = error instanceof CallError && error.trouble.kind === "no-gpu" ? "none" : "failed";
+      throw error;
     } finally {
       this.news.idle();
       this.update();
@@ -171,6 +197,7 @@ export class Editor {
     const { open } = this;
     if (!open || open.editing.mask.holes === 0) return;
     open.editing.endStroke();
+    if (this.gpu !== "ready") await this.prepare();
     this.fillStop = new AbortController();
     this.enter("filling");
     const { width, height, values } = open.editing.mask;
@@ -210,6 +237,7 @@ export class Editor {
   private async save(): Promise<void> {
     if (!this.open) return;
     const picture = this.result?.picture ?? this.open.picture;
+    this.news.say("Writing the PNG …"); // seconds, for the largest photos
     download(await this.client.call("encodePng", picture), `${this.open.name}.filled.png`);
     this.news.say(`Saved ${this.open.name}.filled.png, ${sizeOf(picture)}.`);
   }
@@ -248,12 +276,26 @@ export class Editor {
     button("download").className = phase === "result" ? "primary" : "plain";
     const fill = button("fill");
     fill.hidden = phase === "result" || phase === "filling";
-    fill.disabled = !(editing && hole && this.ready);
-    if (phase === "edit" && open) {
-      const share = (100 * open.editing.mask.holes) / (open.picture.width * open.picture.height);
-      const what = hole ? `the hole is ${share.toFixed(share < 10 ? 1 : 0)} % of it` : "paint over what should go";
-      this.news.say(`${sizeOf(open.picture)}: ${what}.`);
-    }
+    fill.disabled = !(
+      open &&
+      editing &&
+      hole &&
+      holeShare(open) < 1 &&
+      (this.gpu === "ready" || this.gpu === "failed")
+    );
+    if (phase === "edit" && open) this.news.say(this.summary(open));
     this.keepFocus(focused);
+  }
+
+  private summary(open: Open): string {
+    const share = holeShare(open);
+    const percent = share < 0.0005 ? "less than 0.1" : (100 * share).toFixed(share < 0.1 ? 1 : 0);
+    const what =
+      share === 0
+        ? "paint over what should go"
+        : share === 1
+          ? "the hole is all of it; leave something to go by"
+          : `the hole is ${percent} % of it`;
+    return `${sizeOf(open.picture)}: ${what}.`;
   }
 }

@@ -54,8 +54,8 @@ export function download(file: Blob, name: string): void {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Calls `take` for pictures that are dropped on the page or pasted into it. */
-export function takeDropsAndPastes(take: (file: File) => void): void {
+/** Calls `take` for files that are dropped on the page or pasted into it, with null for a drop of something else. */
+export function takeDropsAndPastes(take: (file: File | null) => void): void {
   const first = (files: FileList | undefined): File | undefined => Array.from(files ?? [])[0];
   document.addEventListener("paste", (event) => {
     const file = first(event.clipboardData?.files);
@@ -72,7 +72,6 @@ export function takeDropsAndPastes(take: (file: File) => void): void {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     body.classList.remove("dropping");
-    const file = first(event.dataTransfer?.files);
-    if (file) take(file);
+    take(first(event.dataTransfer?.files) ?? null);
   });
 }

@@ -8,6 +8,12 @@ const WHEEL_SPEED = 0.0018;
 /** A pinch on a touchpad comes as a wheel with small steps. */
 const PINCH_SPEED = 0.01;
 
+/** Fast strokes have more points than frames; older Safaris, and pages that came over http, give the last one only. */
+function pointsOf(event: PointerEvent): readonly PointerEvent[] {
+  const events = (event as Partial<PointerEvent>).getCoalescedEvents?.call(event) ?? [];
+  return events.length > 0 ? events : [event];
+}
+
 export class Pointers {
   private readonly down = new Map<number, Point>();
   private action: Action = null;
@@ -76,9 +82,7 @@ export class Pointers {
     if (this.action === "pinch") this.pinch(event.pointerId, last, at);
     this.down.set(event.pointerId, at);
     if (this.action === "stroke") {
-      // Fast strokes have more points than frames.
-      const events = event.getCoalescedEvents();
-      for (const each of events.length > 0 ? events : [event]) this.stage.strokeTo(this.at(each));
+      for (const each of pointsOf(event)) this.stage.strokeTo(this.at(each));
     }
     if (this.action === "pan") this.stage.pan(at.x - last.x, at.y - last.y);
     if (this.action === "split") this.stage.moveSplit(at);
@@ -106,8 +110,9 @@ export class Pointers {
     const { stage } = this;
     if (!stage.editable && !stage.comparing) return;
     const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
-    // What cannot get smaller lets the page scroll on.
-    if (event.deltaY > 0 && stage.viewport.isFitted && !event.ctrlKey) return;
+    // Whoever only scrolls past has not begun to work on the picture; and what cannot get smaller lets the page scroll on.
+    const working = document.activeElement === this.canvas;
+    if (!event.ctrlKey && (!working || (event.deltaY > 0 && stage.viewport.isFitted))) return;
     event.preventDefault();
     const speed = event.ctrlKey ? PINCH_SPEED : WHEEL_SPEED;
     stage.zoom(Math.exp(-event.deltaY * lines * speed), this.at(event));

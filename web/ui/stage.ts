@@ -35,7 +35,15 @@ export class Stage {
     new ResizeObserver(() => this.measure()).observe(canvas);
     new Pointers(canvas, this);
     canvas.addEventListener("keydown", (event) => this.onKey(event));
-    canvas.addEventListener("blur", () => this.liftPen());
+    canvas.addEventListener("focus", () => {
+      // By keyboard, the brush must be seen before it moves.
+      if (canvas.matches(":focus-visible")) this.cursor ??= { x: this.size.width / 2, y: this.size.height / 2 };
+      this.redraw();
+    });
+    canvas.addEventListener("blur", () => {
+      this.liftPen();
+      this.hover(null);
+    });
     this.measure();
   }
 

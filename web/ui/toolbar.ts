@@ -32,8 +32,10 @@ export class Toolbar {
       stage.redraw();
     };
     stage.onSplit = (split) => (this.split.value = String(Math.round(100 * split)));
+    const zoom = byId("zoom-value", HTMLOutputElement);
     stage.onZoom = (scale) => {
-      byId("zoom-value", HTMLOutputElement).value = `${Math.round(100 * scale)} %`;
+      const text = `${Math.round(100 * scale)} %`;
+      if (zoom.value !== text) zoom.value = text; // screen readers say what is written, changed or not
     };
     button("zoom-in").onclick = () => stage.zoom(ZOOM);
     button("zoom-out").onclick = () => stage.zoom(1 / ZOOM);
@@ -54,7 +56,7 @@ export class Toolbar {
   private setBrush(size: number): void {
     this.stage.brush = size;
     this.brush.value = String(size);
-    byId("brush-size-value", HTMLOutputElement).value = String(size);
+    byId("brush-size-value", HTMLElement).textContent = String(size);
     this.stage.redraw();
   }
 

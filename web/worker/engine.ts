@@ -1,11 +1,11 @@
 /** Answers the page's calls. Runs in the worker, or in the page itself where workers have no WebGPU. */
 import { UserError } from "../../src/errors.js";
 import { inpaint } from "../../src/pconv/inpaint.js";
-import type { CallName, Calls, Trouble } from "../app/calls.js";
+import type { CallName, Calls, Filled, Trouble } from "../app/calls.js";
 import { seenPixels, toPicture, withHoleFilled } from "../app/pictures.js";
 import { levelsOnCpu, levelsOnGpu } from "./levels.js";
 import { encodePng } from "./png.js";
-import { Session } from "./session.js";
+import { type Open, Session } from "./session.js";
 
 type Handlers = {
   readonly [K in CallName]: (
@@ -17,14 +17,23 @@ type Handlers = {
 
 export class Engine {
   private readonly session = new Session();
-  /** The fill that runs now: training waits for it. */
-  private urgent: Promise<unknown> = Promise.resolve();
+  /** The fill that runs now: training waits for it, and so does the next fill, when this one was cancelled. */
+  private urgent: Promise<void> = Promise.resolve();
+  /** Training goes on once this is done. */
+  private resumed: Promise<void> = Promise.resolve();
+  private resume: (() => void) | null = null;
 
   readonly handlers: Handlers = {
-    prepare: async (_, post) => ({ adapter: (await this.session.open(post)).gpu.adapter.name }),
+    prepare: async (_, post) => {
+      const { gpu } = await this.session.open(post);
+      // From here on the page needs no network: it may be gone by the time that somebody trains.
+      import("./training.js").catch(ignore);
+      return { adapter: gpu.adapter.name };
+    },
 
     fill: ({ picture, mask }, post, signal) => {
-      const work = this.session.use(post, async ({ model }) => {
+      post({ kind: "stage", text: "Filling" });
+      const fillNow = async ({ model }: Open): Promise<Filled> => {
         signal.throwIfAborted();
         const begin = performance.now();
         post({ kind: "stage", text: "Filling" });
@@ -36,8 +45,9 @@ export class Engine {
         });
         const filled = withHoleFilled(picture, mask, image);
         return { picture: filled, passes, seconds: (performance.now() - begin) / 1000 };
-      });
-      this.urgent = work.catch(() => undefined);
+      };
+      const work = this.urgent.then(() => this.session.use(post, fillNow));
+      this.urgent = work.then(ignore, ignore);
       return work;
     },
 
@@ -50,11 +60,16 @@ export class Engine {
     encodePng: (picture) => encodePng(picture),
 
     train: async (picture, post, signal) => {
-      // Most visitors never start it.
       const { train } = await import("./training.js");
       return this.session.use(ignore, ({ gpu }) =>
-        train(gpu, picture, { signal, onNews: post, turn: () => this.urgent.then(ignore) }),
+        train(gpu, picture, { signal, onNews: post, turn: () => this.resumed.then(() => this.urgent) }),
       );
+    },
+
+    pauseTraining: async (paused) => {
+      if (paused) this.resumed = new Promise((resolve) => (this.resume = resolve));
+      else this.resume?.();
+      return null;
     },
   };
 }

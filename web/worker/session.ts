@@ -6,7 +6,8 @@ import { PConvUNet } from "../../src/pconv/unet.js";
 import type { Progress } from "../app/calls.js";
 import { readDefaultWeights } from "./weights.js";
 
-interface Open {
+/** An open GPU with the network on it. */
+export interface Open {
   readonly gpu: Gpu;
   readonly model: PConvUNet;
 }

@@ -18,6 +18,8 @@ const LEARNING_RATE = 2e-3;
 const SEED = 1;
 /** A picture of the network's work every so many steps. */
 const STRIP_EVERY = 10;
+/** Enough to see it learn: nobody's GPU is kept busy for a page that was forgotten. */
+const STEPS = 2000;
 /** Crops cover at most this much of the short side, at least SIDE pixels. */
 const LARGEST_CROP = 0.9;
 
@@ -97,8 +99,9 @@ async function drawStrip(model: PConvUNet, truth: Picture, mask: MaskPicture): P
 }
 
 /**
- * Trains until the signal stops it, which it always does in the end: the promise is only ever rejected.
+ * Trains for {@link STEPS} steps.
  * @param turn waited for before every step, so that more urgent work goes first
+ * @throws the signal's reason when it stops the training
  */
 export async function train(
   gpu: Gpu,
@@ -108,7 +111,7 @@ export async function train(
     readonly turn: () => Promise<void>;
     readonly onNews: (news: TrainingNews) => void;
   },
-): Promise<never> {
+): Promise<null> {
   const picture = toPicture(rgba);
   const model = new PConvUNet(gpu, NETWORK, SEED);
   const masks: MaskSource = new RandomMaskSource();
@@ -126,7 +129,7 @@ export async function train(
   const middle = shrunkCrop(picture, (rgba.width - side) >> 1, (rgba.height - side) >> 1, side, false);
   const shown = generateMask(SIDE, SIDE, Rng.of(SEED, 3));
   try {
-    for (;;) {
+    for (let steps = 0; steps < STEPS; steps++) {
       await o.turn();
       o.signal.throwIfAborted();
       const begin = performance.now();
@@ -135,6 +138,7 @@ export async function train(
       const strip = step % STRIP_EVERY === 1 ? await drawStrip(model, middle, shown) : undefined;
       o.onNews({ step, loss, secondsPerStep, ...(strip && { strip }) });
     }
+    return null;
   } finally {
     await trainer.close();
     model.free();
