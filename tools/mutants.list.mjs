@@ -7,6 +7,7 @@
  */
 import { engine } from "./mutants.engine.mjs";
 import { kernels } from "./mutants.kernels.mjs";
+import { parallel } from "./mutants.parallel.mjs";
 import { training } from "./mutants.training.mjs";
 
 const autograd = [
@@ -259,4 +260,4 @@ const loss = [
   },
 ];
 
-export const MUTANTS = [...kernels, ...engine, ...autograd, ...networks, ...loss, ...training];
+export const MUTANTS = [...kernels, ...engine, ...autograd, ...networks, ...loss, ...training, ...parallel];

@@ -307,7 +307,7 @@ describe("buckets", () => {
     const ends = await together(trainers, (t) => steps(t).then(String, String));
     expect(same(ends)).toBe("Error: a rank has left the job");
     for (const { config } of trainers) expect(() => config.model.gpu.alloc(16, "more")).toThrow("has left the job");
-    own.close();
+    await own.close();
   });
 });
 

@@ -13,7 +13,7 @@ interface Meeting {
 
 /** Every rank's nth call must be the same one: another kind, length or root is a fault and throws on all ranks. */
 class Room {
-  private readonly meetings: Meeting[] = [];
+  private readonly meetings = new Map<number, Meeting>();
   private readonly calls: number[];
 
   constructor(private readonly size: number) {
@@ -22,12 +22,13 @@ class Room {
 
   async meet(rank: number, what: string, values: Uint8Array | Float32Array, join: (all: Meeting["came"]) => void) {
     const index = this.calls[rank]++;
-    this.meetings[index] ??= Room.open(what);
-    const meeting = this.meetings[index];
+    const meeting = this.meetings.get(index) ?? Room.open(what);
+    this.meetings.set(index, meeting);
     if (meeting.what !== what) throw new Error(`call ${index}: rank ${rank} does ${what}, others ${meeting.what}`);
     meeting.came[rank] = values;
     if (Object.keys(meeting.came).length === this.size) {
       join(meeting.came);
+      this.meetings.delete(index);
       // Later than the others' next calls, some of the time: nobody may rely on an answer at once.
       setTimeout(meeting.end, index % 3);
     }
@@ -67,14 +68,14 @@ export function localGroup(size: number): ProcessGroup[] {
 
 /** Opens devices as they are asked for, and closes them all. */
 export class Devices {
-  private readonly open: Gpu[] = [];
+  private readonly open: Promise<Gpu>[] = [];
 
-  async get(index: number): Promise<Gpu> {
-    while (this.open.length <= index) this.open.push(await openGpu());
+  get(index: number): Promise<Gpu> {
+    while (this.open.length <= index) this.open.push(openGpu());
     return this.open[index];
   }
 
-  close(): void {
-    for (const gpu of this.open) gpu.close();
+  async close(): Promise<void> {
+    for (const gpu of await Promise.all(this.open)) gpu.close();
   }
 }
