@@ -40,9 +40,9 @@ export class Ranks {
     return this.launch?.localRank ?? 0;
   }
 
-  /** `4 ranks, Open MPI v4.1.4 (libmpi.so.40)`. */
-  get description(): string {
-    return `${this.size} rank${this.size === 1 ? "" : "s"}${this.group?.description === undefined ? "" : `, ${this.group.description}`}`;
+  /** `Open MPI v4.1.4 (libmpi.so.40)`. */
+  get library(): string {
+    return this.group?.description ?? "no MPI";
   }
 
   /** A number of each rank, in their order. */

@@ -5,11 +5,12 @@ import { isDiskFull } from "../../src/io/files.js";
 import type { RunFolder } from "../../src/io/runFolder.js";
 import { reestimateStatistics } from "../../src/pconv/reestimate.js";
 import type { Trainer } from "../../src/pconv/trainer.js";
+import type { Ranks } from "../ranks.js";
 import type { Faults } from "./faults.js";
-import type { KeptState } from "./kept.js";
 import { meanPsnr, sampleStrip, VALIDATION_IMAGES } from "./measure.js";
 import { frozenAfter, totalSteps, type TrainOptions } from "./options.js";
-import { duration, type Reporter } from "./reporter.js";
+import { type Keeping, type Reporting, stopped, verify } from "./ranks.js";
+import { duration } from "./reporter.js";
 import { averaged } from "./snapshot.js";
 import { SourceError, type Sources } from "./sources.js";
 import type { StopSignal } from "./stop.js";
@@ -17,12 +18,16 @@ import type { RunState } from "./stored.js";
 
 export interface Loop {
   readonly o: TrainOptions;
-  readonly folder: RunFolder;
+  /** Null on a rank that writes nothing. */
+  readonly folder: RunFolder | null;
   readonly trainer: Trainer;
   readonly state: RunState;
-  readonly kept: KeptState;
+  readonly kept: Keeping;
   readonly sources: Sources;
-  readonly reporter: Reporter;
+  readonly reporter: Reporting;
+  readonly ranks: Ranks;
+  /** Steps between two comparisons of the ranks; null: at checkpoints. */
+  readonly verifyEvery: number | null;
   readonly stop: StopSignal;
   readonly faults: Faults;
   readonly onStep: StepListener;
@@ -35,8 +40,10 @@ export type StepListener = (step: number, gpu: Gpu) => Promise<void>;
 export async function trainLoop(loop: Loop): Promise<void> {
   const { o, trainer, state, kept, reporter, stop, faults } = loop;
   const total = totalSteps(o);
+  await verify(loop);
   if (state.due) await reporter.pause(() => milestone(loop));
-  while (state.step < total && stop.signal === null) {
+  let ending = await stopped(loop, true);
+  while (state.step < total && !ending) {
     // Resumed right here, it is done again, and gives the same.
     if (state.step === frozenAfter(o) && !(await reporter.pause(() => freeze(loop)))) break;
     faults.before(state.step + 1, trainer.config.model.gpu);
@@ -53,37 +60,49 @@ export async function trainLoop(loop: Loop): Promise<void> {
     await loop.onStep(state.step, trainer.config.model.gpu);
     const due = state.step % o.saveEvery === 0 || state.step === o.steps || state.step === total;
     await reporter.pause(() => (due ? milestone(loop) : kept.copy(trainer, state)));
+    if (loop.verifyEvery === null ? due : state.step % loop.verifyEvery === 0) await reporter.pause(() => verify(loop));
+    ending = await stopped(loop, report !== null || due);
   }
+  await trainer.checkFinite(); // on all ranks, before the first one saves
   // A signal may come between two milestones: nothing is measured then, so that the log stays that of an uninterrupted run.
   if (!kept.isSaved(state.step)) await reporter.pause(() => kept.saveLast(trainer, state, stop));
 }
 
-/** The second stage begins: freezes batch norm. @returns false when a signal came first */
-async function freeze({ o, trainer, reporter, stop }: Loop): Promise<boolean> {
-  if (o.freezeStatistics === "reestimated") {
-    const started = performance.now();
-    let shown = started;
-    reporter.message(`stage 2: taking batch norm's statistics over ${o.reestimateBatches} batches`);
-    const complete = await reestimateStatistics({
-      ...trainer.config,
-      batches: o.reestimateBatches,
-      stopped: () => stop.signal !== null,
-      onProgress: (done, all) => {
-        const now = performance.now();
-        if (now - shown < 5000) return;
-        shown = now;
-        reporter.message(`statistics: ${done} of ${all} | ETA ${duration((((now - started) / done) * (all - done)) / 1000)}`); // prettier-ignore
-      },
-    });
-    if (!complete) return false;
-  }
+/**
+ * The second stage begins: freezes batch norm. The first rank's statistics become those of all with the next step.
+ * @returns false when a signal came first
+ */
+async function freeze(loop: Loop): Promise<boolean> {
+  const { o, trainer, ranks } = loop;
+  const complete = o.freezeStatistics !== "reestimated" || !ranks.first || (await reestimate(loop));
+  if ((await ranks.numbers(Number(complete))).includes(0)) return false;
   trainer.freezeBatchNorm(o.freeze);
   return true;
 }
 
+/** @returns false when a signal came first */
+async function reestimate({ o, trainer, reporter, stop }: Loop): Promise<boolean> {
+  const started = performance.now();
+  let shown = started;
+  reporter.message(`stage 2: taking batch norm's statistics over ${o.reestimateBatches} batches`);
+  return reestimateStatistics({
+    ...trainer.config,
+    batches: o.reestimateBatches,
+    stopped: () => stop.signal !== null,
+    onProgress: (done, all) => {
+      const now = performance.now();
+      if (now - shown < 5000) return;
+      shown = now;
+      reporter.message(`statistics: ${done} of ${all} | ETA ${duration((((now - started) / done) * (all - done)) / 1000)}`); // prettier-ignore
+    },
+  });
+}
+
 /** Pictures that are gone take nothing of the run with them: saves, and throws the error. */
-async function savingFirst({ kept, trainer, state, stop }: Loop, error: unknown): Promise<never> {
-  if (error instanceof SourceError && !kept.isSaved(state.step)) await kept.saveLast(trainer, state, stop);
+async function savingFirst({ kept, trainer, state, stop, ranks }: Loop, error: unknown): Promise<never> {
+  // Of several ranks the others are in the middle of the step that failed here.
+  if (error instanceof SourceError && ranks.size === 1 && !kept.isSaved(state.step))
+    await kept.saveLast(trainer, state, stop);
   throw error;
 }
 
@@ -92,6 +111,7 @@ async function milestone(loop: Loop): Promise<void> {
   const { o, folder, trainer, state, kept, sources, reporter } = loop;
   const { model } = trainer.config;
   await trainer.checkFinite();
+  if (folder === null) return; // the first rank measures and writes
   state.due = true;
   const count = Math.min(VALIDATION_IMAGES, sources.validation?.length ?? 0);
   const shown = async () => {
@@ -103,7 +123,10 @@ async function milestone(loop: Loop): Promise<void> {
     return { value, strip };
   };
   const seen = await shown().catch((error: unknown) => savingFirst(loop, error));
-  if (seen === null) return kept.save(trainer, state);
+  if (seen === null) {
+    await kept.save(trainer, state);
+    return;
+  }
   state.due = false;
   const { value, strip } = seen;
   const mean = state.interval.sum / state.interval.count; // NaN, and never the best, where no step was logged
@@ -123,7 +146,8 @@ async function milestone(loop: Loop): Promise<void> {
     reporter.full(error);
   });
   reporter.image(state.step, encodePng(strip), strip.width, strip.height);
-  await kept.save(trainer, state);
+  // A best checkpoint that the disk had no room for is none.
+  if (!(await kept.save(trainer, state)) && state.best?.step === state.step) state.best = best;
 }
 
 function measure(
