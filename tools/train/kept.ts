@@ -64,11 +64,11 @@ export class KeptState {
       await this.folder.saveCheckpoint(state.step, files, state.best?.step ?? state.step);
     } catch (error) {
       if (!isDiskFull(error)) throw error;
-      this.reporter.full(error);
+      this.reporter.full("checkpoint", error);
       return false;
     }
     this.written = snapshot;
-    this.reporter.room();
+    this.reporter.room("checkpoint");
     return true;
   }
 

@@ -42,7 +42,8 @@ export class Reporter {
   /** The last step that was logged, and what was measured or shown: when a device is lost, steps are made again. */
   private logged: number;
   private readonly told = new Set<string>();
-  private diskFull = false;
+  /** What the disk had no room for. */
+  private readonly waiting = new Set<string>();
 
   private constructor(
     private readonly run: RunFolder,
@@ -99,21 +100,24 @@ export class Reporter {
       return true;
     } catch (error) {
       if (!isDiskFull(error)) throw error;
-      this.full(error);
+      this.full("log", error);
       return false;
     }
   }
 
-  /** Says that the disk is full, unless it was full before. */
-  full(error: UserError): void {
-    if (!this.diskFull) this.message(`warning: ${error.where}: ${error.problem}; training goes on, and what is not written waits for room`); // prettier-ignore
-    this.diskFull = true;
+  /** Says that the disk is full, unless it was full before. `what` waits for room from now on. */
+  full(what: string, error: UserError): void {
+    if (this.waiting.size === 0)
+      this.message(
+        `warning: ${error.where}: ${error.problem}; training goes on, and what is not written waits for room`,
+      );
+    this.waiting.add(what);
   }
 
-  /** Says that there is room again, where there was none. */
-  room(): void {
-    if (this.diskFull) this.message("the disk has room again: what waited is written");
-    this.diskFull = false;
+  /** Something was written; says so where it had waited, and nothing else waits. */
+  room(what: string): void {
+    if (this.waiting.delete(what) && this.waiting.size === 0)
+      this.message("the disk has room again: what waited is written");
   }
 
   private flush(): void {
@@ -121,7 +125,7 @@ export class Reporter {
       this.run.flushLog();
       this.events.flush();
     });
-    if (written) this.room();
+    if (written) this.room("log");
   }
 
   /** Counts a step, and logs it where there is a report of it, unless it was logged before. */
