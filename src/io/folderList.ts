@@ -1,6 +1,6 @@
 /** Finding the picture files of a folder, and walking past broken ones. Node only. */
 import type { Dirent } from "node:fs";
-import { readdir, realpath, stat } from "node:fs/promises";
+import { opendir, readdir, realpath, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { UserError } from "../errors.js";
 import { fileError } from "./files.js";
@@ -89,7 +89,8 @@ export class SkipList {
    * on the order and on the files themselves, so a resumed run makes the same one.
    *
    * @param use resolves to a result; a {@link UserError} means that this file cannot be used
-   * @throws {UserError} no file can be used
+   * @throws {UserError} no file can be used, or the folder is gone: a disk that is not there is no fault of its files, and they
+   * are good again when it is back
    */
   async firstUsable<T>(order: Uint32Array, start: number, use: (path: string) => Promise<T>): Promise<T> {
     for (let step = 0; step < order.length; step++) {
@@ -99,6 +100,14 @@ export class SkipList {
         return await use(this.files[file]);
       } catch (error) {
         if (!(error instanceof UserError)) throw error;
+        if (isMissing(error) && (await isGone(this.folder))) {
+          throw new UserError(
+            this.folder,
+            "expected a folder of pictures, got one that is gone or empty now",
+            "bring its disk back, and start again",
+            { cause: error },
+          );
+        }
         // Two samples may meet the same file at once; one warning is enough.
         if (!this.bad.has(file)) this.onWarning(`skipped ${error.where}: ${error.problem}`, this.files[file]);
         this.bad.add(file);
@@ -109,5 +118,20 @@ export class SkipList {
       `expected at least one usable file, got ${this.files.length} that cannot be used`,
       "see the warnings above for the reason of each",
     );
+  }
+}
+
+const isMissing = ({ cause }: UserError): boolean =>
+  cause instanceof Error && (cause as NodeJS.ErrnoException).code === "ENOENT";
+
+/** Whether a folder is not there, or has nothing in it, such as the place of a disk that was taken away. */
+async function isGone(folder: string): Promise<boolean> {
+  try {
+    const entries = await opendir(folder);
+    const first = await entries.read();
+    await entries.close();
+    return first === null;
+  } catch {
+    return true;
   }
 }
