@@ -142,8 +142,9 @@ async function milestone(loop: Loop): Promise<void> {
     state.best = { step: state.step, ...measured };
   const path = folder.path("samples", `step-${String(state.step).padStart(8, "0")}.png`);
   await writePicturePng(path, strip).catch((error: unknown) => {
-    if (!isDiskFull(error)) throw error; // the TensorBoard log has the strip too, once there is room
-    reporter.full(error);
+    // That sample is left out; the TensorBoard log has it too, once there is room.
+    if (!isDiskFull(error)) throw error;
+    reporter.full("log", error);
   });
   reporter.image(state.step, encodePng(strip), strip.width, strip.height);
   // A best checkpoint that the disk had no room for is none.

@@ -212,5 +212,6 @@ export class Reporter {
     } finally {
       this.events.close();
     }
+    this.room("log");
   }
 }
