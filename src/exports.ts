@@ -3,7 +3,8 @@
 export { FormatError, GpuError, ShapeError, UserError } from "./errors.js";
 
 // Device
-export { Gpu, type AdapterSummary, type Grid, type MatrixShape } from "./gpu/gpu.js";
+export type { AdapterSummary, MatrixShape } from "./gpu/adapterSummary.js";
+export { Gpu, type Grid } from "./gpu/gpu.js";
 export { type Access, defineKernel, type Kernel, type Scalar } from "./gpu/kernel.js";
 export { linearGrid, linearMain } from "./gpu/linear.js";
 export type { MemoryUse, Storage } from "./gpu/pool.js";

@@ -1,6 +1,7 @@
 /** Opening a device on an adapter that somebody found: the part that Node and browsers share. */
 import { GpuError } from "../errors.js";
-import { type AdapterSummary, Gpu } from "./gpu.js";
+import type { AdapterSummary } from "./adapterSummary.js";
+import { Gpu } from "./gpu.js";
 
 /** Feature of WGSL's matrix units; experimental, and not among the types of WebGPU. */
 export const MATRIX_FEATURE = "chromium-experimental-subgroup-matrix";

@@ -7,6 +7,7 @@
  */
 import { GpuError } from "../errors.js";
 import { decodeHalf, encodeHalf } from "../half.js";
+import type { AdapterSummary } from "./adapterSummary.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
 import type { BufferPlan } from "./bufferPlan.js";
 import { InOrder } from "./inOrder.js";
@@ -21,31 +22,6 @@ export type Grid = readonly [x: number, y?: number, z?: number];
 const UNIFORM_SLOTS = 4096;
 const UNIFORM_STRIDE = 256; // the largest minUniformBufferOffsetAlignment that WebGPU allows
 const MAX_BIND_GROUPS = 16384;
-
-/** What `openGpu` found. */
-export interface AdapterSummary {
-  /** For logs, such as `llvmpipe-llvm-15-0-6-256-bits- (mesa, software)`. */
-  readonly name: string;
-  readonly vendor: string;
-  readonly description: string;
-  /** A CPU pretending to be a GPU (lavapipe, SwiftShader, WARP). */
-  readonly software: boolean;
-  /** Lanes of a subgroup where there is one size only; `null` where it varies or is unknown. */
-  readonly subgroupSize: number | null;
-  /** Matrix products [m,k] x [k,n] that subgroups compute at once; the types are WGSL's. */
-  readonly matrices: readonly MatrixShape[];
-}
-
-/** A product that the adapter's matrix units compute: m x k times k x n. */
-export interface MatrixShape {
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  /** Type of the factors' elements, such as `f16`. */
-  readonly factor: string;
-  /** Type of the sums. */
-  readonly sum: string;
-}
 
 /** A device with its buffers and pipelines, and the one command encoder that every kernel records into; see `openGpu`. */
 export class Gpu {
@@ -332,7 +308,10 @@ export class Gpu {
     this.encoder.copyBufferToBuffer(from.buffer, from.offset ?? 0, to.buffer, to.offset ?? 0, Math.ceil(bytes / 4) * 4);
   }
 
-  /** Reads several buffers back in one submit and one wait; half storage as the float32 of the same values. */
+  /**
+   * Reads several buffers back in one submit and one wait; half storage as the float32 of the same values, the others one after another
+   * in one array buffer.
+   */
   async read(...storages: Storage[]): Promise<Float32Array[]> {
     this.check();
     const offsets: number[] = [];

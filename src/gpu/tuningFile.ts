@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { cacheFolder } from "#software-adapter";
-import type { AdapterSummary } from "./gpu.js";
+import type { AdapterSummary } from "./adapterSummary.js";
 import type { TuningStore } from "./tuningStore.js";
 
 /**
