@@ -96,6 +96,10 @@ describe("Viewport", () => {
     view.zoom(0.01);
     expect(view.isFitted).toBe(true);
     expect(view.scale).toBe(0.5);
+    view.show({ width: 80, height: 60 });
+    expect(view.scale).toBe(4);
+    view.show({ width: 3, height: 5 });
+    expect(view.scale).toBe(32);
   });
 });
 

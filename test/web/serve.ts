@@ -15,6 +15,9 @@ const TYPES: Readonly<Record<string, string>> = {
   ".map": "application/json",
 };
 
+/** The page's worker among the files that are built. */
+export const WORKER = /^assets\/main-.*\.js$/;
+
 export interface Site {
   /** Address of a mounted path, such as `http://localhost:1234/some/where/`. */
   url(path: string): string;

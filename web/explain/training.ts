@@ -64,14 +64,19 @@ export class TrainingView {
     this.step = step;
     this.chart.add(loss);
     if (!strip) return;
+    this.drawStrip(step, strip);
+    if (document.hidden) return; // the step that was under way when it was hidden
     const speed = secondsPerStep < 0.1 ? `${Math.round(1000 * secondsPerStep)} ms` : `${secondsPerStep.toFixed(1)} s`;
     this.status.textContent = `Step ${step}, loss ${this.chart.mean.toFixed(3)}, ${speed} a step.`;
+  }
+
+  private drawStrip(step: number, strip: RgbaPicture): void {
     byId("strip-figure", HTMLElement).hidden = false;
     [this.strip.width, this.strip.height] = [strip.width, strip.height];
     this.strip.getContext("2d")!.putImageData(new ImageData(strip.rgba, strip.width, strip.height), 0, 0);
     this.strip.setAttribute(
       "aria-label",
-      `After ${step} steps: a picture with holes, what the small network draws, the holes filled, the original`,
+      `After ${step} ${step === 1 ? "step" : "steps"}: a picture with holes, what the small network draws, the holes filled, the original`,
     );
   }
 }
