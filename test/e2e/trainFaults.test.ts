@@ -55,11 +55,13 @@ describe("a lost device", () => {
 
   it("that is lost again at once does not keep a signal waiting", async () => {
     const child = start([...RUN, "--out", "again"], { PCONV_FAULTS: "lose@6x99" });
-    let told = "";
+    let [told, ended] = ["", false];
     child.stderr!.on("data", (chunk: Buffer) => {
       told += chunk.toString();
       // After the third, five seconds pass.
-      if (count(told, /opening it again/g) === 3) child.kill("SIGTERM");
+      if (ended || count(told, /opening it again/g) < 3) return;
+      child.kill("SIGTERM");
+      ended = true;
     });
     const { code } = await finish(child);
     expect(code).toBe(process.platform === "win32" ? null : 143);
