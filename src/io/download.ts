@@ -136,8 +136,14 @@ class Patience {
   private bytes = 0;
   /** Whether some of the file has come. */
   reached = false;
+  /** Rejects when patience ends. */
+  readonly ended = new Promise<never>((_, reject) => {
+    this.signal.addEventListener("abort", () => reject(new Error("aborted")), { once: true });
+  });
 
-  constructor(private readonly ms: number) {}
+  constructor(private readonly ms: number) {
+    this.ended.catch(() => undefined); // where nothing waits for it
+  }
 
   get signal(): AbortSignal {
     return this.controller.signal;
@@ -173,7 +179,8 @@ async function downloadTo(partial: string, wanted: Wanted, o: DownloadOptions): 
   };
   const connected = async <T>(work: Promise<T>): Promise<T> => {
     try {
-      return await work;
+      // fetch keeps its end of the signal weakly: after a garbage collection, an answer that stalls knows of no abortion.
+      return await Promise.race([work, patience.ended]);
     } catch (cause) {
       const little = patience.reached ? `less than ${SIGN_OF_LIFE_BYTES} bytes in` : "nothing for";
       const silent = patience.signal.aborted ? `${little} ${timeoutMs / 1000} s` : `no connection (${reason(cause)})`;
@@ -209,7 +216,7 @@ async function follow(wanted: Wanted, patience: Patience, connected: Connected, 
     patience.renew();
     const { status, statusText } = response;
     if (status === 200) return response;
-    await response.body?.cancel().catch(() => undefined);
+    void response.body?.cancel().catch(() => undefined);
     const location = response.headers.get("location");
     if (status < 300 || status > 399 || location === null) {
       fail(`expected the file, got HTTP ${status} ${statusText}`.trim(), `check the address, ${byHand}`);
@@ -240,24 +247,22 @@ async function store(
 
   const hash = createHash("sha256");
   const file = await open(partial, "wx");
+  const reader = response.body!.getReader();
   let received = 0;
   try {
-    const reader = response.body!.getReader();
     for (;;) {
       const { done, value } = await connected(reader.read());
       if (done) break;
       patience.received(value.length);
       received += value.length;
-      if (received > maxBytes) {
-        await reader.cancel().catch(() => undefined);
-        tooLarge("more");
-      }
+      if (received > maxBytes) tooLarge("more");
       hash.update(value);
       await file.writeFile(value);
       onProgress?.({ name: wanted.name, received, total });
     }
     await file.sync();
   } finally {
+    void reader.cancel().catch(() => undefined); // what is still coming is not wanted
     await file.close();
   }
   if (total !== null && received !== total) {

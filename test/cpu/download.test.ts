@@ -4,6 +4,8 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { gzipSync } from "node:zlib";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { UserError } from "../../src/errors.js";
@@ -139,6 +141,17 @@ describe("cachedDownload", () => {
 
   it("refuses servers that hold on to the connection with a few bytes now and then", () =>
     refuses(get("/dripping", { timeoutMs: 300 }), "got less than 1024 bytes in 0.3 s"));
+
+  it("gives up also where garbage was collected since the answer began", async () => {
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    const timer = setInterval(collect, 20);
+    try {
+      await refuses(get("/stuck", { timeoutMs: 300 }), "got less than 1024 bytes in 0.3 s");
+    } finally {
+      clearInterval(timer);
+    }
+  });
 
   it("counts what a compressed answer unpacks to, and stops where it is too much", () =>
     refuses(get("/gzip", { maxBytes: 2 ** 20 }), "at most 1048576 bytes, got more"));
