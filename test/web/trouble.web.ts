@@ -107,7 +107,7 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page in trouble", () => {
     await page.locator("#back").click();
 
     await page.locator("#fill").click();
-    await expect.poll(() => status(page), { interval: 5 }).toMatch(/^Filling/);
+    await expect.poll(() => status(page), { interval: 5, timeout: 60_000 }).toMatch(/^Filling/);
     expect(await lose()).toBe(2);
     await finished(page);
     expect(await page.locator("#trouble").textContent()).toMatch(/GPU was lost. It is open again/);
@@ -117,10 +117,10 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page in trouble", () => {
 
     // Lost again while the work starts over: that is told, and the next fill opens another.
     await page.locator("#fill").click();
-    await expect.poll(() => status(page), { interval: 5 }).toMatch(/^Filling/);
+    await expect.poll(() => status(page), { interval: 5, timeout: 60_000 }).toMatch(/^Filling/);
     expect(await lose()).toBe(3);
-    await expect.poll(() => page.evaluate(() => document.querySelector("#trouble")!.textContent), { interval: 5 }).toMatch(/starts over/); // prettier-ignore
-    await expect.poll(() => status(page), { interval: 5 }).toMatch(/^Filling/);
+    await expect.poll(() => page.evaluate(() => document.querySelector("#trouble")!.textContent), { interval: 5, timeout: 60_000 }).toMatch(/starts over/); // prettier-ignore
+    await expect.poll(() => status(page), { interval: 5, timeout: 60_000 }).toMatch(/^Filling/);
     expect(await lose()).toBe(4);
     await page.locator("#editor[data-phase=edit]").waitFor();
     expect(await page.locator("#trouble").textContent()).toMatch(/device was lost/);

@@ -11,7 +11,8 @@ const DISPLAY_SIDE = 4096;
  * @throws {Error} with a message for the visitor when the browser cannot read it
  */
 export async function decode(file: Blob): Promise<RgbaPicture> {
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch((cause: unknown) => {
+  // Upright is the default, and older Safaris refuse the word for it.
+  const bitmap = await createImageBitmap(file).catch((cause: unknown) => {
     throw new Error("This file is not a picture that the browser can read. Try JPEG, PNG, WebP or AVIF.", { cause });
   });
   try {
