@@ -123,7 +123,7 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page in trouble", () => {
     await expect.poll(() => status(page), { interval: 5, timeout: 60_000 }).toMatch(/^Filling/);
     expect(await lose()).toBe(4);
     await page.locator("#editor[data-phase=edit]").waitFor();
-    expect(await page.locator("#trouble").textContent()).toMatch(/device was lost/);
+    expect(await page.locator("#trouble").textContent()).toMatch(/it was lost again. try once more/);
     await fill(page);
     expect((await saved(page, "#download")).png.data.equals(whole.data)).toBe(true);
     await context.close();

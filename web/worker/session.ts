@@ -17,6 +17,8 @@ const REOPEN_AFTER_MS = [0, 500, 2000];
 /** A device says that it is lost a little after the work on it failed. */
 const LOSS_NEWS_MS = 250;
 
+const LOST = Symbol("the device was lost");
+
 const wait = (ms: number): Promise<false> => new Promise((resolve) => setTimeout(() => resolve(false), ms));
 
 export class Session {
@@ -64,17 +66,27 @@ export class Session {
 
   /** Runs something on the GPU; if the device is lost on the way, opens it again and runs it once more. */
   async use<T>(post: (news: Progress) => void, run: (open: Open) => Promise<T>): Promise<T> {
-    const first = await this.open(post);
+    const first = await this.attempt(post, run);
+    if (first !== LOST) return first;
+    await this.open(post);
+    post({ kind: "notice", text: "The GPU was lost. It is open again, and the work starts over." });
+    const second = await this.attempt(post, run);
+    if (second !== LOST) return second;
+    const help = "try once more; if it happens every time, close what else uses the GPU, or update its driver";
+    throw new GpuError("GPU", "it was lost again", help);
+  }
+
+  private async attempt<T>(post: (news: Progress) => void, run: (open: Open) => Promise<T>): Promise<T | typeof LOST> {
+    const open = await this.open(post);
     try {
-      return await run(first);
+      return await run(open);
     } catch (error) {
       if (!(error instanceof GpuError)) throw error;
-      const lost = await Promise.race([first.gpu.device.lost.then(() => true), wait(LOSS_NEWS_MS)]);
+      const lost = await Promise.race([open.gpu.device.lost.then(() => true), wait(LOSS_NEWS_MS)]);
       // A device that reported an error refuses all work from then on: the next call opens another.
-      this.forget(first);
+      this.forget(open);
       if (!lost) throw error;
-      post({ kind: "notice", text: "The GPU was lost. It is open again, and the work starts over." });
-      return run(await this.open(post));
+      return LOST;
     }
   }
 
