@@ -4,12 +4,12 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import sharp from "sharp";
 import { GpuError, UserError } from "../src/errors.js";
 import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
-import { defaultTile } from "../src/pconv/inpaint.js";
 import { integer } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
-import { type Filled, fillFile } from "./inpaint/fillFile.js";
+import type { Filled } from "./inpaint/fillFile.js";
 import type { MaskOptions } from "./inpaint/fitMask.js";
 import { checkNotInput, existingResult, inputsOf, type Job, listJobs } from "./inpaint/jobs.js";
+import { Painter } from "./inpaint/painter.js";
 import { Progress } from "./progress.js";
 import { amongRanks, type Ranks } from "./ranks.js";
 
@@ -86,19 +86,22 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
     import("../src/gpu/node.js"),
     import("../src/io/unetFile.js"),
   ]);
-  const gpu = await openGpu();
-  if (ranks.first) console.error(`adapter: ${gpu.adapter.name}`);
+  const painter = await Painter.open({
+    openGpu,
+    openNetwork: (gpu) => showingDownloads((onProgress) => loadUNet(gpu, o.weights, { onProgress })),
+    say: (text) => console.error(`warning: ${text}`),
+    tile: o.tile,
+  });
+  if (ranks.first) console.error(`adapter: ${painter.adapterName}`);
   let progress: Progress | undefined;
   let [done, failed] = [0, 0];
   try {
-    const model = await showingDownloads((onProgress) => loadUNet(gpu, o.weights, { onProgress }));
     // A file's size tells best how long it takes, short of opening it. One that is gone by now fails when it is its turn.
     const sizes = await Promise.all(work.map(({ image }) => stat(image).then((s) => Math.max(1, s.size), () => 1))); // prettier-ignore
     const bar = (progress = new Progress(
       sizes.reduce((sum, size) => sum + size, 0),
       !ranks.first,
     ));
-    const tile = o.tile ?? defaultTile(model);
     if (!o.json && ranks.first)
       bar.print(`masks: ${o.holes} = hole, ${o.holes === "white" ? "black" : "white"} = valid`);
     for (const [i, job] of work.entries()) {
@@ -110,9 +113,8 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
         share = to;
       };
       try {
-        const filled = await fillFile(model, job, {
+        const filled = await painter.fill(job, {
           ...o,
-          tile,
           signal: stop.signal,
           onProgress: advance,
           checkOut: (out) => checkNotInput(out, taken),
@@ -121,7 +123,7 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
         bar.print(o.json ? JSON.stringify({ status: "done", ...filled }) : describe(filled));
       } catch (error) {
         if (stop.signal.aborted) break;
-        // One picture: its error is the command's. A device that is lost fails for all.
+        // One picture: its error is the command's. A device that does not come back fails for all.
         if (jobs.length === 1 || !(error instanceof UserError) || error instanceof GpuError) throw error;
         failed++;
         if (o.json) bar.print(JSON.stringify({ status: "failed", image: job.image, error: error.message }));
@@ -133,7 +135,7 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
   } finally {
     progress?.stop();
     stop.close();
-    gpu.close();
+    painter.close();
   }
   return { done, skipped, failed, stopped: stop.signal.aborted };
 }

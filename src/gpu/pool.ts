@@ -49,7 +49,7 @@ export function tooLarge(what: string, bytes: number, limit: number): GpuError {
 }
 
 function noRoom(bytes: number, limit: number): GpuMemoryError {
-  const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
+  const mib = (b: number) => `${(b / 2 ** 20).toFixed(1)} MiB`;
   return new GpuMemoryError(
     "GPU memory",
     `expected buffers of at most ${mib(limit)} in all, got ${mib(bytes)}`,

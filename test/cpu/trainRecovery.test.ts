@@ -73,7 +73,7 @@ describe("Recovery", () => {
     expect(less).toEqual({ ...OPTIONS, gradientCheckpointing: true });
     expect([waits, warnings.length]).toEqual([[], 1]);
     await expect(recovery.after({ ...first, o: less })).rejects.toThrow(
-      /^GPU memory: expected a step of --image-size 64 --batch-size 2 --width 1 --depth 5 --precision f32 to fit .* beyond 5 MiB: .*\nhelp: .*--batch-size.*--precision f16/,
+      /^GPU memory: expected a step of --image-size 64 --batch-size 2 --width 1 --depth 5 --precision f32 to fit .* beyond 5.0 MiB: .*\nhelp: .*--batch-size.*--precision f16/,
     );
   });
 });

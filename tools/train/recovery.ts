@@ -3,13 +3,12 @@ import { GpuError } from "../../src/errors.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { GpuMemoryError } from "../../src/gpu/memoryError.js";
 import { openGpu } from "../../src/gpu/node.js";
+import { lossOf, lossText } from "../deviceLoss.js";
 import type { TrainOptions } from "./options.js";
 import type { StopSignal } from "./stop.js";
 
 /** Seconds before each new try at one and the same step: a driver that restarts needs some. Then the run ends. */
 const WAITS = [0, 1, 5, 15, 30];
-/** Milliseconds in which a device that fails tells that it is lost. */
-const GRACE_MS = 500;
 
 export interface Failure {
   readonly error: unknown;
@@ -21,7 +20,7 @@ export interface Failure {
   readonly worked: boolean;
 }
 
-const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 export class Recovery {
   /** The furthest step that failed, and how often since. */
@@ -61,9 +60,7 @@ export class Recovery {
     if (!lost && !worked) return this.smaller(failure);
     this.failures = step > this.furthest ? 1 : this.failures + 1;
     this.furthest = Math.max(this.furthest, step);
-    const what = lost
-      ? `the device was lost (${lost.message.trim().split("\n")[0] || lost.reason})`
-      : "the device has no more room";
+    const what = lost ? lossText(lost) : "the device has no more room";
     if (this.failures > WAITS.length) {
       throw new GpuError(
         "GPU",
@@ -95,13 +92,4 @@ export class Recovery {
       { cause: error },
     );
   }
-}
-
-/** Why the device was lost, or null when it works. */
-async function lossOf(gpu: Gpu): Promise<GPUDeviceLostInfo | null> {
-  let timer: NodeJS.Timeout | undefined;
-  const works = new Promise<null>((resolve) => (timer = setTimeout(() => resolve(null), GRACE_MS)));
-  const info = await Promise.race([gpu.device.lost, works]);
-  clearTimeout(timer);
-  return info;
 }
