@@ -1,6 +1,7 @@
 /// <reference types="@webgpu/types" preserve="true" />
 /** What both entries export; see index.ts and browser.ts for how a device is opened and files are read. */
 export { FormatError, GpuError, ShapeError, UserError } from "./errors.js";
+export { GpuMemoryError } from "./gpu/memoryError.js";
 
 // Device
 export type { AdapterSummary, MatrixShape } from "./gpu/adapterSummary.js";

@@ -252,6 +252,7 @@ rank writes the run; --resume works with any number of ranks. SIGUSR2 stops a ru
 A run's folder holds config.json, log.jsonl (one line a step, or as --log-every says), TensorBoard events, samples/
 (masked | output | composite | truth) and the checkpoints step-*/: the last three, and the best one by validation PSNR, or
 by the logged training losses without --validation. Ctrl-C saves a checkpoint and exits with 130; a killed run resumes from its last checkpoint, bit for bit.
+Lost devices, full disks and damaged checkpoints do not end a run either: docs/reliability.md. PCONV_MEMORY_LIMIT=MiB bounds the device's memory.
 
 Lines of --json (terms that the run leaves out are 0):
   {"step","epoch","loss","terms":{"valid","hole","perceptual","styleOut","styleComp","tv"},"lr","imagesPerSecond"}
