@@ -70,6 +70,15 @@ export const parallel = [
     only: "holds the step",
   },
   {
+    name: "a step ends before the group was asked for all of it",
+    file: "src/pconv/trainer.ts",
+    find: "await this.parallel?.begun();",
+    replace: "",
+    why: "what the caller asks the group for would come at another place on every rank",
+    tests: ["dataParallel"],
+    only: "between steps",
+  },
+  {
     name: "all ranks take the same samples",
     file: "src/pconv/dataParallel.ts",
     find: "(Math.floor(i / batchSize) * size + rank) * batchSize",

@@ -114,6 +114,11 @@ export class DeviceGroup implements BatchRanks {
     this.averages.push(mean);
   }
 
+  /** Resolves when every sum recorded so far has been begun: what the group is asked for from then on comes behind them on all ranks. */
+  async begun(): Promise<void> {
+    await this.turn;
+  }
+
   /** Records that what follows finds all means that were begun. */
   settle(): void {
     if (this.averages.length === 0) return;

@@ -57,6 +57,11 @@ export class DataParallel {
     this.device.settle();
   }
 
+  /** Resolves when the group can be used for something else: it has been asked for everything that the steps so far need. */
+  begun(): Promise<void> {
+    return this.device.begun();
+  }
+
   /** Forgets a step that was not recorded to its end. */
   reset(): void {
     this.buckets.reset();

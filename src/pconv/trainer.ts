@@ -203,6 +203,7 @@ export class Trainer {
       if (!report) {
         gpu.flush();
         await this.throttle();
+        await this.parallel?.begun(); // whoever uses the group between steps must come behind it, on all ranks
         return null;
       }
       const [guard, gradNorm, sum, ...parts] = await gpu.read(

@@ -39,7 +39,8 @@ export interface TrainerConfig {
   readonly prefetch?: number;
   /**
    * The processes that train this model together: every one makes a trainer of the same configuration and takes the same steps, each on
-   * samples of its own; gradients are averaged (see `Trainer.trainStep`). A group of one is as none.
+   * samples of its own; gradients are averaged (see `Trainer.trainStep`). Between steps the group is free for other uses. A group of one is
+   * as none.
    */
   readonly processGroup?: ProcessGroup;
   /**

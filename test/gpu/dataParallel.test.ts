@@ -244,6 +244,23 @@ describe("the place in the run", () => {
   });
 });
 
+describe("between steps", () => {
+  it("the group is free for other uses, however far the device is", async () => {
+    const many = await ranks(2, { imageSize: 16 });
+    await together(many, async (trainer) => {
+      const group = trainer.config.processGroup!;
+      for (let i = 1; i <= 4; i++) {
+        await trainer.trainStep({ report: false });
+        const flag = Float32Array.of(i, group.rank); // such as: does any rank want to stop?
+        await group.allReduce(flag);
+        expect([...flag]).toEqual([2 * i, 1]);
+      }
+    });
+    expect(same(await together(many, (t) => t.trainStep())).step).toBe(5);
+    await close(many);
+  });
+});
+
 describe("buckets", () => {
   it("leave while the backward pass goes on, the last layers' first, and carry every gradient once", async () => {
     const lengths: number[][] = [[], []];
