@@ -14,8 +14,8 @@ export interface Open {
 
 /** After a driver's reset the browser offers no adapter for a moment. */
 const REOPEN_AFTER_MS = [0, 500, 2000];
-/** A device says that it is lost a little after the work on it failed. */
-const LOSS_NEWS_MS = 250;
+/** A device says that it is lost after the work on it failed: at once, or a second later where everything is slow. */
+const LOSS_NEWS_MS = 2000;
 
 const LOST = Symbol("the device was lost");
 
