@@ -22,7 +22,7 @@ export class HungError extends GpuError {}
 export class Watchdog {
   /** Rejects with a {@link HungError} when the device has hung; never resolves. */
   readonly hung: Promise<never>;
-  private readonly timer: NodeJS.Timeout;
+  private readonly timer?: NodeJS.Timeout;
 
   /** @param seconds without anything completed; 0: for ever */
   constructor(gpu: Gpu, seconds: number) {
@@ -44,9 +44,7 @@ export class Watchdog {
       // A lost device answers by an error; that is found elsewhere.
       gpu.device.queue.onSubmittedWorkDone().then(answered, answered);
     };
-    this.timer = setInterval(seconds > 0 ? look : () => undefined, Math.max(1, seconds / LOOKS) * 1000);
-    if (seconds <= 0) clearInterval(this.timer);
-    this.timer.unref();
+    if (seconds > 0) this.timer = setInterval(look, (seconds / LOOKS) * 1000).unref();
   }
 
   stop(): void {
