@@ -179,7 +179,7 @@ async function downloadTo(partial: string, wanted: Wanted, o: DownloadOptions): 
   };
   const connected = async <T>(work: Promise<T>): Promise<T> => {
     try {
-      // fetch keeps its end of the signal weakly: after a garbage collection, an answer that stalls knows of no abortion.
+      // Not by the signal alone: where a packed answer is damaged from the start, fetch's body neither ends nor hears of it.
       return await Promise.race([work, patience.ended]);
     } catch (cause) {
       const little = patience.reached ? `less than ${SIGN_OF_LIFE_BYTES} bytes in` : "nothing for";
