@@ -122,12 +122,11 @@ export class Ranks {
     try {
       await work(this);
     } catch (error) {
+      const speaks = !(error instanceof EndedElsewhere);
+      if (!this.agreed) await inTurn();
+      if (speaks && !this.first) console.error(`rank ${this.rank} of ${this.size} on ${hostname()}:`);
       if (this.agreed) await this.group?.leave?.();
-      else if (this.group?.abort) {
-        await inTurn();
-        console.error(`rank ${this.rank} of ${this.size} on ${hostname()}:`);
-        this.group.abort(printError(error));
-      }
+      else this.group?.abort?.(printError(error));
       throw error;
     }
     await this.group?.leave?.();

@@ -247,7 +247,8 @@ Examples:
   mpirun -n 4 --bind-to none pconv-train --train photos/train --vgg-path vgg16-397923af.pth --batch-size 6   (24 images a step)
 
 On several ranks (mpirun, mpiexec, srun) each rank takes --batch-size images of every step, gradients are averaged, and the first
-rank writes the run; --resume works with any number of ranks. SIGUSR2 stops a run as Ctrl-C does: launchers pass it on and wait.
+rank writes the run; --resume works with any number of ranks. A signal to any of them stops all after the same step, with a checkpoint.
+Open MPI's mpirun kills what it has told to end a second later, but passes SIGUSR2 on and waits, as srun and batch systems do.
 
 A run's folder holds config.json, log.jsonl (one line a step, or as --log-every says), TensorBoard events, samples/
 (masked | output | composite | truth) and the checkpoints step-*/: the last three, and the best one by validation PSNR, or
