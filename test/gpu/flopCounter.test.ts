@@ -1,6 +1,8 @@
 /** Operations that the library counts, against counts by hand. */
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { availableBackends } from "../../src/kernels/conv/backend.js";
+import { smallSubgroup } from "../../src/kernels/conv/choice.js";
+import { columnSpec, launchColumns } from "../../src/kernels/conv/column.js";
 import { type Flops, FlopCounter } from "../../src/kernels/conv/flopCounter.js";
 import { gramBackward, gramForward } from "../../src/kernels/gram.js";
 import { pconvBackwardInput } from "../../src/kernels/pconvBackwardInput.js";
@@ -162,6 +164,40 @@ describe("with a mask", () => {
       });
     }
   });
+
+  it.each(["subgroup", "none"])(
+    "columns of pixels are counted as they are computed, lanes of a %s together",
+    async (kind) => {
+      const lanes = kind === "none" ? 0 : smallSubgroup(gpu());
+      const narrow = { ...s, k: 3 };
+      const columns = columnSpec(narrow, "forward", lanes)!;
+      const draw = new Draw(2720 + lanes);
+      const mask = draw.mask(pixels, 0.97);
+      // Columns in the order of their numbers: along a row of runs, then down, then the next image.
+      const runs = Math.ceil(13 / columns.rows);
+      const columnPixels = Array.from({ length: 2 * runs * 10 }, (_, i) => {
+        const [x, run, n] = [i % 10, Math.floor(i / 10) % runs, Math.floor(i / 10 / runs)];
+        const rows = Array.from(
+          { length: Math.min(columns.rows, 13 - run * columns.rows) },
+          (_, t) => run * columns.rows + t,
+        );
+        return rows.map((y) => mask[n * 130 + y * 10 + x]);
+      });
+      let computed = 0;
+      for (let first = 0; first < columnPixels.length; first += lanes || 1) {
+        const together = columnPixels.slice(first, first + (lanes || 1)).flat();
+        if (together.some((v) => v !== 0)) computed += together.length;
+      }
+      expect(computed).toBeGreaterThan(0);
+      expect(computed).toBeLessThan(pixels);
+      await withScratch(gpu(), async (t) => {
+        const [src, weight, dst] = [zeros(t, pixels, 4), zeros(t, 36, 3), zeros(t, pixels, 3)];
+        const buffers = { src, weight, dst, live: { mask: t.floats(mask), n: 2 } };
+        launchColumns(gpu(), { s: narrow, direction: "forward", buffers, options: {} }, columns);
+        expect((await only("pconvForward")).needed, draw.seed).toBe(2 * 4 * 3 * 9 * computed);
+      });
+    },
+  );
 
   it("tiles of the subgroup backend are counted as it makes them", async ({ skip }) => {
     if (!availableBackends(gpu()).includes("subgroup")) skip();

@@ -49,6 +49,12 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
     rows: [1, 4],
   }),
   gatherMatrix: MATRIX_TILES.map((tile) => ({ ...tile, unit: { m: 16, n: 16, k: 16, lanes: 32 } })),
+  ...Object.fromEntries(
+    ["gatherColumn", "gatherColumnSubgroup", "columnCount"].map((name) => [
+      name,
+      combine({ rows: [4], taps: [1, 3], uneven: flags, lanes: name === "gatherColumn" ? [0] : [4, 8, 16] }),
+    ]),
+  ),
   gatherRegister: [SIMPLE, registerSpec(1), registerSpec(2)],
   gatherSubgroup: [
     ...combine({ lanes: [4], lanesK: [4], pixels: [16], depth: [3, 4] }),

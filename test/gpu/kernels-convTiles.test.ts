@@ -7,6 +7,7 @@ import type { Gpu } from "../../src/gpu/gpu.js";
 import { blockTiling, gather, launchGather, launchWeight, weightPass } from "../../src/kernels/conv/backend.js";
 import type { WeightPassBuffers } from "../../src/kernels/conv/backend.js";
 import { availableBackends } from "../../src/kernels/conv/choice.js";
+import { columnSpec, launchColumns } from "../../src/kernels/conv/column.js";
 import type { Direction, GatherBuffers, GatherOptions } from "../../src/kernels/conv/gather.js";
 import { gatherMatrixKernelOf, matrixTile } from "../../src/kernels/conv/matrix.js";
 import { weightMatrixKernelOf, weightMatrixLayout } from "../../src/kernels/conv/weightMatrix.js";
@@ -64,6 +65,12 @@ function gatherVariants(gpu: Gpu): Record<string, Gather> {
     variants[`workgroup in ${splits}`] = (s, direction, b, o) =>
       gather(gpu, s, direction, b, o, { backend: "workgroup", spec: TILE, splits });
   }
+  // As on GPUs with large subgroups; windows that columns are not for go the usual way.
+  variants["columns"] = (s, direction, buffers, options) => {
+    const spec = columnSpec(s, direction, 0);
+    if (spec) launchColumns(gpu, { s, direction, buffers, options }, spec);
+    else gather(gpu, s, direction, buffers, options, "register");
+  };
   const matrix = emulated(gpu)?.gather;
   if (matrix) {
     for (const splits of [1, 2]) {

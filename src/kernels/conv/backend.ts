@@ -7,14 +7,23 @@ import { linearGrid, workgroupGrid } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { convOutputSize, convParams, type ConvShape, vec4s } from "../shape.js";
 import { sumPartials } from "../sumPartials.js";
-import { countGather, countWeight, type WeightSteps } from "./flopCounter.js";
-import { type ConvBackend, defaultGather, defaultWeight, type GatherChoice, type WeightChoice } from "./choice.js";
+import { columnSpec, launchColumns } from "./column.js";
+import { countGather, countTiles, countWeight, type WeightSteps } from "./flopCounter.js";
+import {
+  type ConvBackend,
+  defaultGather,
+  defaultWeight,
+  type GatherChoice,
+  smallSubgroup,
+  type WeightChoice,
+} from "./choice.js";
 import {
   type Direction,
   FLAG,
   gatherBuffers,
   type GatherBuffers,
   type GatherKernel,
+  type GatherLaunch,
   type GatherOptions,
   gatherParams,
   gatherSize,
@@ -38,14 +47,6 @@ export { availableBackends, CONV_BACKENDS, type ConvBackend } from "./choice.js"
 
 /** Pixels that the lanes of a subgroup share: 8 compile faster and run slower, 32 spill. */
 const SUBGROUP_PIXELS = 16;
-
-/** One gather pass with everything that its backends need. */
-export interface GatherLaunch {
-  readonly s: ConvShape;
-  readonly direction: Direction;
-  readonly buffers: GatherBuffers;
-  readonly options: GatherOptions;
-}
 
 /**
  * Up to so many tiles over the pixels, all are computed: they run side by side, and to put their pixels in order would be a dispatch
@@ -73,7 +74,7 @@ export function launchGather<Spec>(
   const buffers = worthSkipping(launch, tile);
   const params = gatherParams(s, direction, tile, buffers, options);
   const order = buffers.live && liveOrder(gpu, params, buffers.live.mask);
-  countGather(gpu, s, direction, params, tile.pixels, order);
+  countGather(gpu, s, direction, params, order && countTiles(gpu, params, tile.pixels, order));
   const part = params.outPixels * params.outC4 * 16;
   const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / part);
   if (Math.min(splits, affordable) <= 1) {
@@ -120,11 +121,13 @@ export function gather(
     case "simple":
       return launchGather(gpu, launch, gatherRegisterKernel, SIMPLE, registerTile(SIMPLE));
     case "register": {
+      const columns = out4 === 1 ? columnSpec(s, direction, smallSubgroup(gpu)) : null;
+      if (columns) return launchColumns(gpu, launch, columns);
       const spec = registerSpec(out4);
       return launchGather(gpu, launch, gatherRegisterKernel, spec, registerTile(spec));
     }
     case "subgroup": {
-      const lanes = gpu.adapter.subgroupSize ?? 0;
+      const lanes = smallSubgroup(gpu);
       const source = direction === "forward" ? s.c : s.k;
       const lanesK = out4 > 4 ? lanes : Math.min(4, lanes);
       const spec = { lanes, lanesK, pixels: SUBGROUP_PIXELS, depth: source === 3 ? 3 : 4 } as const;
@@ -267,7 +270,7 @@ export function weightPass(
       return launch({ kernel: weightRegisterKernel, spec, skips: { stepPixels: 1, within: "row" }, ...tiling });
     }
     case "subgroup": {
-      const lanes = gpu.adapter.subgroupSize ?? 0;
+      const lanes = smallSubgroup(gpu);
       const tilesC = imagePerTap ? taps * Math.ceil(c4 / SUBGROUP_ROWS4) : Math.ceil((taps * c4) / SUBGROUP_ROWS4);
       const tilesK = Math.ceil(k4 / lanes);
       const blocks = tilesC * tilesK;

@@ -80,10 +80,15 @@ function weightMatrixSpecs(gpu: Gpu): WeightMatrixSpec[] {
   return unit ? WEIGHT_MATRIX_TILES.map((t) => ({ ...t, unit })).filter((s) => fits(gpu, weightMatrixLayout(s))) : [];
 }
 
+/** Lanes of the adapter's subgroups, where they are few enough for the backends that pass values round in them; else 0. */
+export function smallSubgroup(gpu: Gpu): number {
+  const { subgroupSize } = gpu.adapter;
+  return gpu.device.features.has("subgroups") && subgroupSize !== null && subgroupSize <= MAX_LANES ? subgroupSize : 0;
+}
+
 /** Backends that this adapter can run. */
 export function availableBackends(gpu: Gpu): readonly ConvBackend[] {
-  const { subgroupSize } = gpu.adapter;
-  const subgroup = gpu.device.features.has("subgroups") && subgroupSize !== null && subgroupSize <= MAX_LANES;
+  const subgroup = smallSubgroup(gpu) > 0;
   return CONV_BACKENDS.filter(
     (b) =>
       (b !== "subgroup" || subgroup) &&

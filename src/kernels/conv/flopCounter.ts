@@ -178,24 +178,33 @@ function allUnits(s: ConvShape, p: ReturnType<typeof gatherParams>): number {
   return s.n * axis(p.outH, p.divH, p.offH, p.stepH, p.kh) * axis(p.outW, p.divW, p.offW, p.stepW, p.kw);
 }
 
-/** Counts a gather pass, if anybody wants to know; `tilePixels` of the `order` are computed or skipped together. */
+/**
+ * Counts a gather pass, if anybody wants to know. Where not everything is computed, `count` records what adds the pairs of a pixel and a
+ * tap up that are, into a slot.
+ */
 export function countGather(
   gpu: Gpu,
   s: ConvShape,
   direction: Direction,
   params: ReturnType<typeof gatherParams>,
-  tilePixels: number,
-  order: Storage | undefined,
+  count: ((counts: Storage, slot: number) => void) | undefined,
 ): void {
   const counter = counterOf(gpu);
   if (!counter) return;
   const kernel = direction === "forward" ? "pconvForward" : "pconvBackwardInput";
   if (!counter.inScope) counter.within(kernel, plainFlops(s), 1, () => undefined);
   const flops = 2 * s.c * s.k;
-  if (!order) return counter.addKnown(kernel, flops, allUnits(s, params));
+  if (!count) return counter.addKnown(kernel, flops, allUnits(s, params));
   const { counts, slot } = counter.addUnknown(kernel, flops);
-  const grid = linearGrid(params.items / params.tilesK);
-  gpu.dispatch(gatherCountKernel, undefined, { ...params, tilePixels, slot }, [order, counts], grid);
+  count(counts, slot);
+}
+
+/** For {@link countGather}: `tilePixels` of the `order` are computed or skipped together. */
+export function countTiles(gpu: Gpu, params: ReturnType<typeof gatherParams>, tilePixels: number, order: Storage) {
+  return (counts: Storage, slot: number): void => {
+    const grid = linearGrid(params.items / params.tilesK);
+    gpu.dispatch(gatherCountKernel, undefined, { ...params, tilePixels, slot }, [order, counts], grid);
+  };
 }
 
 /** Units are pixels. */

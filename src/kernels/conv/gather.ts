@@ -53,6 +53,14 @@ export interface GatherOptions {
   readonly half?: boolean;
 }
 
+/** One gather pass with everything that its backends need. */
+export interface GatherLaunch {
+  readonly s: ConvShape;
+  readonly direction: Direction;
+  readonly buffers: GatherBuffers;
+  readonly options: GatherOptions;
+}
+
 export const GATHER_PARAMS = {
   srcH: "u32",
   srcW: "u32",

@@ -12,6 +12,7 @@ import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
 import { EPILOGUE, FLAG, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
 import { range } from "./range.js";
+import { TAPS_OF } from "./taps.js";
 
 /**
  * WGSL that follows the prelude: `taps_of`, `Walk`, `start_walk`, `advance`, `is_computed`, `finish`.
@@ -20,29 +21,7 @@ import { range } from "./range.js";
  */
 export const gatherTileWgsl = (pixels: number, invocations: number): string => /* wgsl */ `
 ${GATHER_PRELUDE}
-/** The taps of one axis that apply to a class: first, first + step, ...; and their offsets in source pixels. */
-struct Taps {
-  first: u32,
-  step: u32,
-  count: u32,
-  offset: i32,
-  offset_step: i32,
-}
-
-fn taps_of(first_offset: i32, step: i32, div: i32, count: u32) -> Taps {
-  var first = 0u;
-  while (first < count && (first_offset + i32(first) * step) % div != 0) { first++; }
-  var every = 1u;
-  while ((i32(every) * step) % div != 0) { every++; }
-  return Taps(
-    first,
-    every,
-    (count - first + every - 1u) / every,
-    (first_offset + i32(first) * step) / div,
-    i32(every) * step / div,
-  );
-}
-
+${TAPS_OF}
 /** A place in the reduction: tap row and column, as numbers among those that apply, and vec4 of the source's channels. */
 struct Walk {
   i: u32,
