@@ -5,7 +5,7 @@ import { readPth } from "../../src/io/pth.js";
 import { ZipArchive } from "../../src/io/pth/zip.js";
 import { readSafetensors } from "../../src/io/safetensors.js";
 import type { TensorEntry } from "../../src/io/tensorEntry.js";
-import { bytes, contents, damage, fixture, fuzz, legacyFile, op, tensorPickle, u32 } from "./weightFixtures.js";
+import { bytes, contents, fixture, legacyFile, op, tensorPickle, u32 } from "./weightFixtures.js";
 
 const float32 = (...values: number[]) => new Uint8Array(Float32Array.from(values).buffer);
 const values = (tensor: TensorEntry | undefined) => [...(tensor?.toFloat64() ?? [])];
@@ -313,27 +313,5 @@ describe("pth: zip", () => {
     expect(contents(readPth(new Uint8Array(file), "e").tensors)).toEqual(
       contents(readPth(fixture("edge.pth"), "e").tensors),
     );
-  });
-});
-
-describe("pth: damaged files", () => {
-  const archive = new ZipArchive(fixture("edge.pth"), "edge.pth");
-  const records = Object.fromEntries(archive.names().map((name) => [name, archive.read(name) ?? new Uint8Array(0)]));
-
-  it("survives damaged legacy files", async () => {
-    const original = fixture("edge_legacy.pth");
-    expect(await fuzz("edge_legacy.pth", 500, (rng) => damage(original, rng))).toBeGreaterThan(0.5);
-  });
-
-  it("survives damaged archives, stored and deflated", async () => {
-    const originals = [fixture("edge.pth"), zipSync(records, { level: 9 })];
-    expect(await fuzz("edge.pth", 500, (rng) => damage(originals[rng.integer(0, 1)], rng))).toBeGreaterThan(0.5);
-  });
-
-  it("survives archives that are sound but for their pickle", async () => {
-    const refused = await fuzz("pickle.pth", 500, (rng) =>
-      zipSync({ ...records, "edge/data.pkl": damage(records["edge/data.pkl"], rng) }, { level: 0 }),
-    );
-    expect(refused).toBeGreaterThan(0.5);
   });
 });

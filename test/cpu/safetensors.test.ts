@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { FormatError, UserError } from "../../src/errors.js";
 import { decodeBfloat16, decodeHalf, encodeHalf, floatToHalf, halfToFloat } from "../../src/half.js";
 import { readSafetensors, writeSafetensors, type TensorToWrite } from "../../src/io/safetensors.js";
-import { contents, damage, fixture, fuzz, safetensorsFile, u64, bytes } from "./weightFixtures.js";
+import { contents, fixture, safetensorsFile, u64, bytes } from "./weightFixtures.js";
 
 describe("half precision", () => {
   it("takes every float16 to float32 and back", () => {
@@ -223,11 +223,5 @@ describe("safetensors", () => {
     ["a repeated name", [all[0], all[0]]],
   ])("does not write %s", (_, tensors) => {
     expect(() => writeSafetensors(tensors)).toThrow(UserError);
-  });
-
-  it("survives damaged files", async () => {
-    const original = fixture("edge.safetensors");
-    const refused = await fuzz("edge.safetensors", 500, (rng) => damage(original, rng));
-    expect(refused).toBeGreaterThan(0.5);
   });
 });

@@ -1,11 +1,8 @@
-/** Builders and a fuzzer for the weight-file tests. */
+/** Builders for the weight-file tests. */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { expect } from "vitest";
-import { FormatError } from "../../src/errors.js";
 import type { TensorEntry } from "../../src/io/tensorEntry.js";
-import { readWeights } from "../../src/io/weights.js";
-import { Rng } from "../../src/pconv/rng.js";
+import type { Rng } from "../../src/pconv/rng.js";
 
 /** A file of test/fixtures/weights. */
 export function fixture(name: string): Uint8Array {
@@ -134,65 +131,4 @@ export function damage(original: Uint8Array, rng: Rng): Uint8Array {
       return copy;
     }
   }
-}
-
-/** What a file may make the reader allocate, as a multiple of its size. */
-const MAX_GROWTH = 4;
-/** What tests and readers allocate beside it: error texts, tables, decoders. */
-const SLACK_BYTES = 2 ** 21;
-
-/** Bytes of array buffers that were made for a file's tensors and are not the file itself. */
-function retained(file: Uint8Array, tensors: Iterable<TensorEntry>): number {
-  const buffers = new Set<ArrayBufferLike>();
-  for (const tensor of tensors) buffers.add(tensor.bytes.buffer);
-  buffers.delete(file.buffer);
-  return [...buffers].reduce((sum, { byteLength }) => sum + byteLength, 0);
-}
-
-/**
- * Reads `count` damaged copies that `make` returns, each either refused with a FormatError or read to the last tensor, in
- * bounded time, and with bounded memory outside of JavaScript's heap. PCONV_FUZZ=N reads N instead.
- *
- * @param slack bytes that the reader may allocate whatever the file's size
- * @returns the share that was refused
- */
-export async function fuzz(
-  name: string,
-  count: number,
-  make: (rng: Rng) => Uint8Array,
-  slack = SLACK_BYTES,
-): Promise<number> {
-  let refused = 0;
-  count = Number(process.env["PCONV_FUZZ"] ?? count);
-  await readWeights(make(Rng.of(2018, 0)), name).catch(() => undefined); // loads what is loaded once
-  for (let seed = 0; seed < count; seed++) {
-    const file = make(Rng.of(2018, seed));
-    const start = process.cpuUsage();
-    const before = process.memoryUsage().arrayBuffers;
-    const allowed = MAX_GROWTH * file.length;
-    const checkGrowth = () => {
-      const growth = process.memoryUsage().arrayBuffers - before;
-      expect(growth, `bytes allocated for seed ${seed} of ${name}`).toBeLessThan(allowed + slack);
-    };
-    try {
-      const tensors = [...(await readWeights(file, name)).tensors.values()];
-      expect(retained(file, tensors), `bytes kept for seed ${seed} of ${name}`).toBeLessThanOrEqual(allowed);
-      checkGrowth();
-      for (const tensor of tensors) {
-        const elements = tensor.shape.reduce((product, size) => product * size, 1);
-        expect(tensor.toFloat32().length, `seed ${seed}`).toBe(elements);
-        expect(tensor.toFloat64().length, `seed ${seed}`).toBe(elements);
-      }
-    } catch (error) {
-      if (!(error instanceof FormatError))
-        throw new Error(`seed ${seed} of ${name}: ${String(error)}`, { cause: error });
-      expect(error.help, `seed ${seed}`).not.toBe("");
-      checkGrowth();
-      refused++;
-    }
-    // Of this process, because other test files wait for the same cores.
-    const { user, system } = process.cpuUsage(start);
-    expect((user + system) / 1000, `CPU milliseconds for seed ${seed} of ${name}`).toBeLessThan(2000);
-  }
-  return refused / count;
 }

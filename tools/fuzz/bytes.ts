@@ -93,7 +93,7 @@ export function mutateBytes(
       return concat(b.subarray(0, at), other.subarray(from), chance(0.5, rng) ? b.subarray(at) : new Uint8Array());
     });
   }
-  let bytes = new Uint8Array(original); // a Buffer's slice() would be no copy
+  let bytes: Uint8Array = new Uint8Array(original); // a Buffer's slice() would be no copy
   for (let i = pick([1, 1, 1, 2, 3, 4], rng); i > 0; i--) bytes = pick(mutations, rng)(bytes, place(bytes, rng), rng);
   return bytes.slice(0, MAX_BYTES);
 }
