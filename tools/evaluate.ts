@@ -1,7 +1,7 @@
 /** `pconv evaluate`: quality of fills by hole ratio, for a network and for baselines. */
 import { basename } from "node:path";
 import { Command, Option } from "commander";
-import { UserError } from "../src/errors.js";
+import { printable, UserError } from "../src/errors.js";
 import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
 import { listPictures } from "../src/io/folderList.js";
 import { readMask, readPicture } from "../src/io/imageFile.js";
@@ -238,7 +238,9 @@ async function report(
     const columns = ["masked", ...methods.map(({ name }) => name), "truth"].join(" | ");
     console.log(`sheet: ${o.sheet}; a row for each bin, each group ${columns}, by PSNR of ${methods[0].name}:`);
     for (const { bin, rank, image, mask, psnr } of drawn.legend) {
-      console.log(`  ${bin.padEnd(8)} ${rank.padEnd(6)} ${psnr.toFixed(2).padStart(6)} dB  ${image}  ${mask}`);
+      console.log(
+        `  ${bin.padEnd(8)} ${rank.padEnd(6)} ${psnr.toFixed(2).padStart(6)} dB  ${printable(image)}  ${printable(mask)}`,
+      );
     }
   }
 }

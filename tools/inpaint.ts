@@ -2,7 +2,7 @@
 import { stat } from "node:fs/promises";
 import { Command, InvalidArgumentError, Option } from "commander";
 import sharp from "sharp";
-import { GpuError, UserError } from "../src/errors.js";
+import { GpuError, printable, UserError } from "../src/errors.js";
 import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
 import { integer } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
@@ -75,7 +75,7 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
     }
     skipped++;
     if (o.json) console.log(JSON.stringify({ status: "skipped", image: job.image, out: existing }));
-    else console.log(`${job.image}: skipped, ${existing} exists (--force replaces it)`);
+    else console.log(`${printable(job.image)}: skipped, ${printable(existing)} exists (--force replaces it)`);
   }
   if (work.length === 0) return { done: 0, skipped, failed: 0, stopped: false };
   const stop = stopOnSignals();
@@ -127,7 +127,7 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
         if (jobs.length === 1 || !(error instanceof UserError) || error instanceof GpuError) throw error;
         failed++;
         if (o.json) bar.print(JSON.stringify({ status: "failed", image: job.image, error: error.message }));
-        else bar.print(`${job.image}: failed`);
+        else bar.print(`${printable(job.image)}: failed`);
         console.error(error.message);
       }
       advance(1);
@@ -153,7 +153,7 @@ function describe(f: Filled): string {
   const passes = f.passes === 1 ? "1 pass" : `${f.passes} passes`;
   const what = `${f.width}x${f.height} ${f.colour}, ${f.depth} bit`;
   const hole = `${(100 * f.holeRatio).toFixed(1)} % hole (${f.holes})`;
-  const first = `${f.image} -> ${f.out}: ${what}, ${hole}, ${passes}, ${f.seconds.toFixed(1)} s`;
+  const first = `${printable(f.image)} -> ${printable(f.out)}: ${what}, ${hole}, ${passes}, ${f.seconds.toFixed(1)} s`;
   return [first, ...f.notes.map((note) => `  ${note}`)].join("\n");
 }
 

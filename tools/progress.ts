@@ -1,5 +1,6 @@
 /** Progress with the time that is left, on stderr: a bar in a terminal, now and then a line elsewhere. */
 import { SingleBar } from "cli-progress";
+import { printable } from "../src/errors.js";
 import { duration } from "./train/reporter.js";
 
 /** Milliseconds between two lines when stderr is not a terminal. */
@@ -32,8 +33,8 @@ export class Progress {
 
   /** Says what is being done now. */
   at(what: string): void {
-    this.what = what;
-    this.bar?.update({ what });
+    this.what = printable(what); // mostly a file's name, which others may have given
+    this.bar?.update({ what: this.what });
     this.bar?.render(); // the work itself may leave no time to
   }
 

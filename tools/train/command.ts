@@ -150,7 +150,7 @@ export function trainCommand(): Command {
       "factors of the loss terms that differ from the paper's: valid=1 hole=6 perceptual=0.05 styleOut=120 styleComp=120 tv=0.1 (nvidia: valid=5)",
       lossWeight,
     )
-    .option("--image-size <pixels>", "side of the square training images", integer(8), 512)
+    .option("--image-size <pixels>", "side of the square training images", integer(8, 16384), 512)
     .option("--width <factor>", "factor on the paper's channels", above(0, 8), 1)
     .option("--depth <levels>", "levels of the U-Net", integer(1, 12), 8)
     .addOption(
