@@ -143,7 +143,7 @@ const passes = [
     replace: "0",
     why: "the input gradient's taps go up where the forward pass's go down",
     tests: ["kernels-convTiles"],
-    only: "columns",
+    only: "gather, random",
   },
   {
     name: "columns multiply by a row that the class lacks",
@@ -152,7 +152,7 @@ const passes = [
     replace: "false ?",
     why: "of three taps and stride 2 some classes meet two, others one",
     tests: ["kernels-convTiles"],
-    only: "columns",
+    only: "gather, random",
   },
   {
     name: "columns of dead pixels alone are computed",
