@@ -1,8 +1,9 @@
 /** The processes of an MPI job, as the commands use them. Started alone, a command is rank 0 of 1, and no MPI is loaded. */
 import { availableParallelism, cpus, hostname } from "node:os";
 import { MpiGroup } from "../src/io/mpi/group.js";
-import { type Launch, launchOf } from "../src/io/mpi/launcher.js";
+import { launchOf } from "../src/io/mpi/launcher.js";
 import type { ProcessGroup } from "../src/optim/processGroup.js";
+import { takeOwnCard } from "./rankAdapter.js";
 import { EndedElsewhere, exitCodeOf, inTurn, printError } from "./command.js";
 
 const HEADER_BYTES = 8;
@@ -14,7 +15,6 @@ export class Ranks {
 
   constructor(
     private readonly group: (ProcessGroup & Partial<Pick<MpiGroup, "description" | "leave" | "abort">>) | null,
-    private readonly launch: Launch | null,
   ) {}
 
   get rank(): number {
@@ -33,11 +33,6 @@ export class Ranks {
   /** For the trainer; undefined where there is nobody to train with. */
   get processGroup(): ProcessGroup | undefined {
     return this.group ?? undefined;
-  }
-
-  /** Number among the processes of this host; 0 where the launcher does not say. */
-  get localRank(): number {
-    return this.launch?.localRank ?? 0;
   }
 
   /** `Open MPI v4.1.4 (libmpi.so.40)`. */
@@ -136,11 +131,12 @@ export class Ranks {
 /** Joins the other processes of the job, and runs a command's work among them. */
 export async function amongRanks(work: (ranks: Ranks) => Promise<void>): Promise<void> {
   const launch = launchOf();
+  if (launch) takeOwnCard(launch);
   const group = await MpiGroup.join({ launch }).catch(async (error: unknown) => {
     await inTurn(); // a missing or wrong MPI is found by all
     throw error;
   });
-  const ranks = new Ranks(group, launch);
+  const ranks = new Ranks(group);
   const [usable, all] = [availableParallelism(), cpus().length];
   if (group && ranks.first && usable < all) {
     console.error(

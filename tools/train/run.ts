@@ -36,11 +36,7 @@ interface Run {
 const noListener: StepListener = () => Promise.resolve();
 
 /** Opens everything, trains, and returns the exit code. Every rank of an MPI job calls it with the same options. */
-export async function runTraining(
-  call: Invocation,
-  onStep = noListener,
-  ranks = new Ranks(null, null),
-): Promise<number> {
+export async function runTraining(call: Invocation, onStep = noListener, ranks = new Ranks(null)): Promise<number> {
   const stop = new StopSignal(!ranks.first);
   const shown: { run: Run | null } = { run: null };
   const warn = (text: string) => {
