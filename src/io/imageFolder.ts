@@ -6,7 +6,7 @@
  * only turns the final bytes into floats. So a caller that asks ahead (see pconv/prefetch.ts) keeps the adapter busy.
  */
 import sharp from "sharp";
-import { ShapeError, UserError } from "../errors.js";
+import { FormatError, ShapeError, UserError } from "../errors.js";
 import type { Picture, PictureSource } from "../pconv/picture.js";
 import { Rng } from "../pconv/rng.js";
 import { readBytes } from "./files.js";
@@ -121,7 +121,7 @@ export class ImageFolder implements PictureSource {
   private async augmented(picture: OpenPicture, path: string, size: number, rng: Rng): Promise<Picture> {
     const { minCrop, rotation, shift } = this.options;
     const degrees = rng.uniform(-rotation, rotation);
-    const scaled = scaledSize(picture, Math.round(size / rng.uniform(minCrop, 1)));
+    const scaled = scaledSize(picture, Math.round(size / rng.uniform(minCrop, 1)), path);
     // Centre of the square that the sample will show, in pixels of the scaled picture.
     const centreX = size / 2 + rng.uniform() * (scaled.width - size) + rng.uniform(-shift, shift) * size;
     const centreY = size / 2 + rng.uniform() * (scaled.height - size) + rng.uniform(-shift, shift) * size;
@@ -158,9 +158,19 @@ interface Size {
   readonly height: number;
 }
 
-/** The size that keeps the shape and makes the short side `shortSide`. */
-function scaledSize({ width, height }: Size, shortSide: number): Size {
+/** sharp makes no larger ones. */
+const LONGEST_SIDE = 100_000_000;
+
+/**
+ * The size that keeps the shape and makes the short side `shortSide`.
+ * @throws {FormatError} a picture so thin that its long side would be too long
+ */
+function scaledSize({ width, height }: Size, shortSide: number, path: string): Size {
   const scale = shortSide / Math.min(width, height);
+  if (Math.max(width, height) * scale > LONGEST_SIDE) {
+    const problem = `expected a picture that can be scaled to a short side of ${shortSide}, got ${width}x${height}`;
+    throw new FormatError(path, problem, "cut it into several, or leave it out");
+  }
   return {
     width: Math.max(shortSide, Math.round(width * scale)),
     height: Math.max(shortSide, Math.round(height * scale)),
@@ -169,7 +179,7 @@ function scaledSize({ width, height }: Size, shortSide: number): Size {
 
 async function centreCrop(picture: OpenPicture, path: string, size: number): Promise<Picture> {
   const { pipeline } = picture;
-  const scaled = scaledSize(picture, size);
+  const scaled = scaledSize(picture, size, path);
   const left = Math.floor((scaled.width - size) / 2);
   const top = Math.floor((scaled.height - size) / 2);
   const cut = pipeline.resize({ ...scaled, fit: "fill" }).extract({ left, top, width: size, height: size });

@@ -39,6 +39,8 @@ const DEPTHS: Record<number, readonly number[]> = {
   6: [8, 16],
 };
 const HEADER_BYTES = 13;
+/** Its decoder keeps an object of a hundred bytes for each row: a picture one pixel wide would take gigabytes, and minutes. */
+const MAX_ROWS = 2 ** 20;
 /** DEFLATE makes at most so many bytes of one. */
 const MAX_INFLATION = 1032;
 
@@ -105,7 +107,7 @@ const pending = new Map<number, Pending>();
  * Decodes a PNG of any kind (1 to 16 bits, gray, palette, alpha, interlaced).
  *
  * @param deep keep 16-bit samples instead of rounding them to 8 bits
- * @throws {FormatError} damaged or truncated
+ * @throws {FormatError} damaged or truncated, or of more than a million rows
  */
 export async function decodePng(bytes: Buffer, path: string, deep: boolean): Promise<DecodedPng> {
   const header = readPngHeader(bytes, path);
@@ -115,6 +117,13 @@ export async function decodePng(bytes: Buffer, path: string, deep: boolean): Pro
       `expected a PNG picture, got a damaged or truncated one (${problem})`,
       "get the file again, or leave it out",
     );
+  if (header.height > MAX_ROWS) {
+    throw new FormatError(
+      path,
+      `expected at most ${MAX_ROWS} rows, got ${header.height}`,
+      "cut the picture into several",
+    );
+  }
   const chunks = splitPng(bytes, path);
   checkChunks(chunks, header, damaged);
   const end = chunks.reduce((sum, { body }) => sum + 12 + body.length, SIGNATURE.length);

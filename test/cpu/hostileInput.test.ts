@@ -10,6 +10,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest
 import { FormatError, printable } from "../../src/errors.js";
 import { listPictures } from "../../src/io/folderList.js";
 import { readH5 } from "../../src/io/h5.js";
+import { ImageFolder } from "../../src/io/imageFolder.js";
 import { isForSharp, readPicture } from "../../src/io/imageFile.js";
 import { joinPng, metadataChunks, type PngChunk } from "../../src/io/pngChunks.js";
 import { readPth } from "../../src/io/pth.js";
@@ -221,6 +222,18 @@ describe("pictures", () => {
     const stored = await readStored(path);
     expect(stored.samples).toEqual(new Uint8Array(48));
     expect(Buffer.from(await encodeStored(stored, "png")).includes("not a chunk")).toBe(false);
+  });
+
+  it("so thin that they take gigabytes to decode or to scale are left out of a folder", async () => {
+    const folder = join(root, "thin");
+    await mkdir(folder);
+    await writeFile(join(folder, "a.png"), joinPng([header(1, 2_000_000, 8, 0), pixels(1, 2_000_000), end]));
+    await writeFile(join(folder, "b.png"), joinPng([header(900_000, 1, 8, 0), pixels(900_000, 1), end]));
+    const warnings: string[] = [];
+    const found = await ImageFolder.open(folder, { augment: false, onWarning: (text) => warnings.push(text) });
+    await expect(found.sample(1, 0, 256)).rejects.toThrow("expected at least one usable file");
+    expect(warnings[0]).toContain("expected at most 1048576 rows, got 2000000");
+    expect(warnings[1]).toContain("scaled to a short side of 256, got 900000x1");
   });
 
   it("the number of pixels can be limited by the environment", async () => {
