@@ -44,7 +44,7 @@ describe("refusals: two lines, exit 2, nothing written", () => {
     [
       "image size 0",
       [...base, "--no-vgg", "--image-size", "0"],
-      /^--image-size: expected an integer of at least 8, got 0$/,
+      /^--image-size: expected an integer from 8 to 16384, got 0$/,
     ],
     ["no number", [...base, "--no-vgg", "--lr", "fast"], /^--lr: expected a number above 0, got fast$/],
     [
