@@ -11,7 +11,7 @@ import { above, integer, runCommand } from "../../tools/command.js";
 import { Progress } from "../../tools/progress.js";
 import { writeDrawing } from "../drawing.js";
 import { type Case, type Figures, measure } from "./measure.js";
-import { allReduceSeconds, fitLink, INTERCONNECTS, networkStep, predict } from "./model.js";
+import { allReduceSeconds, fitLink, INTERCONNECTS, networkStep, predict, type Reduction } from "./model.js";
 import { RANKS, scalingSvg, SIZE, STEP_SECONDS } from "./plot.js";
 
 /** Between device and host, each way: what PCIe 4.0 x16 (32 GB/s nominal) leaves after copies. An assumption, not measured here. */
@@ -151,18 +151,27 @@ function report(lines: readonly { launched: number; figures: Figures }[]): void 
     const hidden = `${Math.round(100 * Math.max(0, 1 - waiting / reducing))} %`;
     console.log(`${name} ${ms(whole).padStart(20)}  ${ms(step)}  ${ms(reducing)}       ${ms(waiting)}   ${hidden.padStart(6)}`); // prettier-ignore
   }
-  const [alone, one] = [of(ALONE), of(1)].map((some) => some.map((f) => f.whole.stepMs));
-  if (alone.length > 0 && one.length > 0) {
-    const ratio = median(one) / median(alone) - 1;
-    console.log(`one rank under the launcher against none: ${(100 * ratio).toFixed(1)} %`);
-  }
+  reportOverhead(of(ALONE), of(1));
   reportSums(lines.map(({ figures }) => figures));
   reportPredictions();
 }
 
+/** What a launcher costs a single rank, by the fastest step and by processor time. */
+function reportOverhead(alone: readonly Figures[], one: readonly Figures[]): void {
+  if (alone.length === 0 || one.length === 0) return;
+  const more = (key: "fastestMs" | "cpuMs") =>
+    (100 * (Math.min(...one.map((f) => f.whole[key])) / Math.min(...alone.map((f) => f.whole[key])) - 1)).toFixed(1);
+  console.log(`one rank under the launcher against none: fastest step ${more("fastestMs")} %, processor time ${more("cpuMs")} %`); // prettier-ignore
+}
+
+/** Of repeated measurements, each message's fastest. */
+const fastest = (repeats: readonly Figures[]): Reduction[] =>
+  repeats[0].reductions.map(({ bytes }, i) => ({ bytes, seconds: Math.min(...repeats.map((f) => f.reductions[i].seconds)) })); // prettier-ignore
+
 /** The fit to the fewest ranks, and how well it tells what more ranks take. */
 function reportSums(all: readonly Figures[]): void {
-  const some = all.filter(({ reductions }) => reductions.length > 0).sort((a, b) => a.ranks - b.ranks);
+  const numbers = [...new Set(all.filter(({ reductions }) => reductions.length > 0).map(({ ranks }) => ranks))].sort((a, b) => a - b); // prettier-ignore
+  const some = numbers.map((ranks) => ({ ranks, reductions: fastest(all.filter((f) => f.ranks === ranks)) }));
   if (some.length === 0) return;
   const link = fitLink(some[0].ranks, some[0].reductions);
   console.log(`fit to ${some[0].ranks} ranks: latency ${(1e6 * link.latencySeconds).toFixed(0)} us, ${(link.bytesPerSecond / 1e9).toFixed(2)} GB/s`); // prettier-ignore
