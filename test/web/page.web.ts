@@ -262,12 +262,13 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
 
   it("trains a small network on the picture, and stops", async () => {
     const { context, page, complaints } = await open(browser, site.url(PATH), DESKTOP);
+    const code = context.waitForEvent("requestfinished", (request) => /training-.*\.js$/.test(request.url()));
     await page.locator("#sample").click();
     await ready(page);
-    await page.waitForTimeout(500); // for the code of the training, which comes behind the network
-    await context.setOffline(true); // nothing is asked of a server any more
+    await code; // it comes behind the network; nothing is asked of a server from then on
+    await context.setOffline(true);
     await page.locator("#train").click();
-    await page.locator("#strip-figure").waitFor();
+    await page.locator("#strip-figure").waitFor({ timeout: 120_000 });
     await expect.poll(() => page.locator("#train-status").textContent(), { timeout: 120_000 }).toMatch(/^Step (?!1,)/);
     const chart = await page.locator("#loss-chart").getAttribute("aria-label");
     const [, first, mean] = /^Loss by step: ([\d.]+) at the first, a running mean of ([\d.]+)/
@@ -288,7 +289,7 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
     await page.waitForTimeout(3000);
     expect(await steps()).toBe(rested);
     await hide(false);
-    await expect.poll(steps).not.toBe(rested);
+    await expect.poll(steps, { timeout: 60_000 }).not.toBe(rested);
 
     await page.locator("#train").click();
     await expect.poll(() => page.locator("#train-status").textContent()).toMatch(/^Stopped after \d+ steps/);

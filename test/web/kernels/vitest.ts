@@ -61,6 +61,7 @@ export function expect(actual: unknown) {
   return {
     toBe: (want: unknown) => check(Object.is(actual, want), actual, `to be ${show(want)}`),
     toBeNull: () => check(actual === null, actual, "to be null"),
+    toBeGreaterThanOrEqual: (least: number) => check((actual as number) >= least, actual, `to be at least ${least}`),
     toEqual: (want: unknown) => check(show(actual) === show(want), actual, `to equal ${show(want)}`),
     toThrow: (want: string | RegExp | (new (...args: never[]) => Error)) => {
       let thrown: unknown;
