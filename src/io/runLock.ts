@@ -20,6 +20,8 @@ export const LOCK = "run.lock";
 const BEAT_SECONDS = 10;
 /** Long beside a beat: a network drive may stall, and a process that compiles kernels does nothing else for seconds. */
 const SILENT_SECONDS = 180;
+/** Characters; hosts' names have at most 253. */
+const MAX_WORD = 300;
 
 /** What the file says of the process that holds it. */
 interface Holder {
@@ -79,7 +81,8 @@ function parse(text: string): Holder | null {
   return orNull(() => {
     const found = JSON.parse(text) as Partial<Record<keyof Holder, unknown>>;
     const { pid, started, boot, space } = found;
-    const word = (value: unknown) => (typeof value === "string" ? value : null);
+    // Not whole where it is longer than any that we write: the host's name comes into a message.
+    const word = (value: unknown) => (typeof value === "string" ? value.slice(0, MAX_WORD) : null);
     if (!Number.isSafeInteger(pid) || (pid as number) < 1) return null;
     const token = word(found.token) ?? "";
     return { token, pid: pid as number, started: word(started), host: word(found.host) ?? "?", boot: word(boot), space: word(space) }; // prettier-ignore

@@ -7,7 +7,7 @@ import { zipSync } from "fflate";
 import { File as H5, FS, ready } from "h5wasm";
 import sharp from "sharp";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
-import { FormatError, printable } from "../../src/errors.js";
+import { FormatError, printable, UserError } from "../../src/errors.js";
 import { listPictures } from "../../src/io/folderList.js";
 import { readH5 } from "../../src/io/h5.js";
 import { ImageFolder } from "../../src/io/imageFolder.js";
@@ -15,6 +15,7 @@ import { isForSharp, readPicture } from "../../src/io/imageFile.js";
 import { joinPng, metadataChunks, type PngChunk } from "../../src/io/pngChunks.js";
 import { readPth } from "../../src/io/pth.js";
 import { ZipArchive } from "../../src/io/pth/zip.js";
+import { RunFolder } from "../../src/io/runFolder.js";
 import { encodeStored } from "../../src/io/storedEncode.js";
 import { readStored } from "../../src/io/storedPicture.js";
 import { readWeights } from "../../src/io/weights.js";
@@ -274,5 +275,15 @@ describe("a run's files", () => {
     await expect(readState(path, 1)).rejects.toThrow('expected only known keys, got "__proto__"');
     await writeFile(path, " ".repeat(2 ** 20 + 1));
     await expect(readState(path, 1)).rejects.toThrow("expected at most 1048576 bytes, got 1048577");
+  });
+
+  it("may not have a lock that says more than fits a message", async () => {
+    const folder = join(root, "locked");
+    await mkdir(folder);
+    await writeFile(join(folder, "config.json"), "{}");
+    await writeFile(join(folder, "run.lock"), JSON.stringify({ pid: 1, host: "x".repeat(70_000) }));
+    const error: unknown = await RunFolder.resume(folder).catch((cause: unknown) => cause);
+    expect(error).toBeInstanceOf(UserError);
+    expect((error as UserError).message).toMatch(/process 1 on x{300}, whose last sign of life/);
   });
 });
