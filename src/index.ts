@@ -17,3 +17,5 @@ export { loadVgg, type LoadVggOptions, VGG16_URL } from "./io/vggFile.js";
 export { cachedDownload, type DownloadOptions, type DownloadProgress } from "./io/download.js";
 export { EventWriter } from "./io/tensorboard.js";
 export { RunFolder } from "./io/runFolder.js";
+export { MpiGroup } from "./io/mpi/group.js";
+export { type Launch, launchOf } from "./io/mpi/launcher.js";

@@ -18,8 +18,9 @@ import { RANKS, scalingSvg, SIZE, STEP_SECONDS } from "./plot.js";
 const HOST_BYTES_PER_SECOND = 12e9;
 const ALONE = 0;
 
-interface Options extends Case {
+interface Options extends Omit<Case, "linkBytesPerSecond"> {
   readonly measure?: true;
+  readonly link?: number;
   readonly ranks: readonly number[];
   readonly repeat: number;
   readonly launcher: string;
@@ -54,6 +55,11 @@ const command = new Command("scale")
   .option("--depth <levels>", "of the network", integer(1, 12), 5)
   .option("--batch-size <images>", "on each rank", integer(1), 1)
   .option("--steps <n>", "steps that are measured", integer(1), 20)
+  .option(
+    "--link <MB/s>",
+    "let sums take as long as over a link of so many MB/s, without using the processor",
+    above(0),
+  )
   .option("--out <file>", "keep the measurements as JSON lines")
   .option("--from <file>", "use these instead of measuring")
   .option("--plot <file>", "draw the predictions, as .svg or .png")
@@ -61,10 +67,17 @@ const command = new Command("scale")
   .option("--debug", "show stack traces")
   .action((o: Options) => (o.measure ? measureHere(o) : run(o)));
 
-async function measureHere({ imageSize, width, depth, batchSize, steps }: Options): Promise<void> {
+async function measureHere({ imageSize, width, depth, batchSize, steps, link }: Options): Promise<void> {
   const group = await MpiGroup.join();
   const gpu = await openGpu();
-  const figures = await measure(gpu, group, { imageSize, width, depth, batchSize, steps });
+  const figures = await measure(gpu, group, {
+    imageSize,
+    width,
+    depth,
+    batchSize,
+    steps,
+    linkBytesPerSecond: link === undefined ? null : link * 1e6,
+  });
   if ((group?.rank ?? 0) === 0) console.log(JSON.stringify(figures));
   await group?.leave();
   gpu.close();
@@ -74,9 +87,10 @@ async function measureHere({ imageSize, width, depth, batchSize, steps }: Option
 async function started(ranks: number, o: Options): Promise<Figures> {
   const own = [process.execPath, fileURLToPath(import.meta.url), "--measure"];
   for (const name of ["image-size", "width", "depth", "batch-size", "steps"] as const) {
-    const key = name.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase()) as keyof Case;
+    const key = name.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase()) as keyof Options;
     own.push(`--${name}`, String(o[key]));
   }
+  if (o.link !== undefined) own.push("--link", String(o.link));
   const [program, ...args] = ranks === ALONE ? own : [...o.launcher.split(/\s+/), "-n", String(ranks), ...own];
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
   let [stdout, stderr] = ["", ""];

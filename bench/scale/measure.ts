@@ -1,5 +1,6 @@
 /** One rank's part of the measurements: steps with and without overlap, and sums by message size. */
 import { availableParallelism } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { MpiGroup } from "../../src/io/mpi/group.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
@@ -8,7 +9,8 @@ import { generateMask } from "../../src/pconv/randomMask.js";
 import { Rng } from "../../src/pconv/rng.js";
 import { Trainer } from "../../src/pconv/trainer.js";
 import { PConvUNet } from "../../src/pconv/unet.js";
-import type { Reduction } from "./model.js";
+import type { ProcessGroup } from "../../src/optim/processGroup.js";
+import { allReduceSeconds, type Link, type Reduction } from "./model.js";
 
 export interface Case {
   readonly imageSize: number;
@@ -16,6 +18,8 @@ export interface Case {
   readonly depth: number;
   readonly batchSize: number;
   readonly steps: number;
+  /** Sums take at least as long as over a link of so many bytes a second, without using the processor; null: as long as they take. */
+  readonly linkBytesPerSecond: number | null;
 }
 
 /** Times of a step in milliseconds, and what of it the exchange took. */
@@ -56,8 +60,10 @@ const median = (values: readonly number[]): number => [...values].sort((a, b) =>
 /** Measures; every rank calls it. */
 export async function measure(gpu: Gpu, group: MpiGroup | null, o: Case): Promise<Figures> {
   const bytes = parameterBytes(gpu, o);
-  const whole = await steps(gpu, group, o, 2 * bytes);
-  const overlapped = group === null ? null : await steps(gpu, group, o, bytes / BUCKETS);
+  const { linkBytesPerSecond: link } = o;
+  const between = group && link !== null ? behindLink(group, link) : group;
+  const whole = await steps(gpu, between, o, 2 * bytes);
+  const overlapped = between === null ? null : await steps(gpu, between, o, bytes / BUCKETS);
   return {
     ...o,
     ranks: group?.size ?? 1,
@@ -71,6 +77,25 @@ export async function measure(gpu: Gpu, group: MpiGroup | null, o: Case): Promis
   };
 }
 
+/** The same group behind a slower link: what such a network lets a step hide can be seen on one machine. */
+function behindLink(group: MpiGroup, bytesPerSecond: number): ProcessGroup {
+  let free = 0; // when the link has carried what was given to it
+  return {
+    rank: group.rank,
+    size: group.size,
+    broadcast: (bytes, root) => group.broadcast(bytes, root),
+    barrier: () => group.barrier(),
+    allReduce: async (values) => {
+      const link: Link = { latencySeconds: 0, bytesPerSecond };
+      free = Math.max(free, performance.now()) + 1000 * allReduceSeconds(group.size, values.byteLength, link);
+      const until = free;
+      await group.allReduce(values);
+      const left = until - performance.now();
+      if (left > 0) await sleep(left);
+    },
+  };
+}
+
 function parameterBytes(gpu: Gpu, { width, depth }: Case): number {
   const model = new PConvUNet(gpu, { width, depth });
   const bytes = model.namedParameters().reduce((sum, [, p]) => sum + p.storage.bytes, 0);
@@ -78,7 +103,7 @@ function parameterBytes(gpu: Gpu, { width, depth }: Case): number {
   return bytes;
 }
 
-async function steps(gpu: Gpu, group: MpiGroup | null, o: Case, bucketBytes: number): Promise<StepFigures> {
+async function steps(gpu: Gpu, group: ProcessGroup | null, o: Case, bucketBytes: number): Promise<StepFigures> {
   const { imageSize: size, width, depth, batchSize } = o;
   const model = new PConvUNet(gpu, { width, depth }, 1);
   // Drawn once: how fast pictures are read is not the question here.
