@@ -7,6 +7,7 @@ import {
   activationRef,
 } from "../src/kernels/activation.js";
 import { adam, adamRef } from "../src/kernels/adam.js";
+import { batchNormFold, batchNormFoldRef } from "../src/kernels/batchNormFold.js";
 import { batchNormFixed } from "../src/kernels/batchNormStats.js";
 import { channelAffine, channelAffineRef } from "../src/kernels/channelAffine.js";
 import { channelSum, channelSumRef } from "../src/kernels/channelSum.js";
@@ -158,6 +159,26 @@ export const LAYER_OPS: readonly Op[] = [
         want: () => {
           const invStd = Float64Array.from(runningVar.values, (v) => 1 / Math.sqrt(v + EPS));
           return [[stats, [...runningMean.values, ...invStd, ...new Float64Array(s.c)]]];
+        },
+      };
+    },
+  },
+  {
+    kernel: "batchNormFold",
+    pass: "forward",
+    covers: ["batchNormFold"],
+    plan: ({ gpu, s, input, result }) => {
+      const [runningMean, gamma, beta, bias] = [input(1), input(1), input(1), input(1)];
+      const [runningVar, folded] = [input(1, s.c, positive), result(2)];
+      const fixed = { runningMean, runningVar, gamma, beta, bias, folded };
+      return {
+        flops: 5 * s.c,
+        record: () => batchNormFold(gpu, { c: s.c, eps: EPS }, storages(fixed)),
+        want: () => {
+          const [mean, variance] = [runningMean.values, runningVar.values];
+          const of = { mean, variance, gamma: gamma.values, beta: beta.values, bias: bias.values };
+          const want = batchNormFoldRef(EPS, of);
+          return [[folded, [...want.bias, ...want.gain]]];
         },
       };
     },

@@ -24,6 +24,8 @@ export interface PConvForwardBuffers {
   readonly weight: Storage;
   readonly y: Storage;
   readonly bias?: Storage | undefined;
+  /** `bias` is [2,K], a bias and a gain: the sums are multiplied by the latter (see `batchNormFold`). Default false. */
+  readonly gained?: boolean | undefined;
   /** What `maskUpdate` made; absent for an ordinary convolution. */
   readonly ratio?: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number } | undefined;
   /** Pixels of y that are wanted, where not all are: [n,P,Q], not 0 there; `n` is the batch or 1. */
@@ -36,11 +38,11 @@ export interface PConvForwardBuffers {
 
 /** Records one forward convolution. */
 export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, algorithm?: ConvAlgorithm): void {
-  const { ratio, base, slope } = b;
+  const { ratio, base, slope, gained = false } = b;
   // Where the ratio is 0 nothing was valid, and the sum is 0 whatever the weights are.
   const live = b.live ?? (ratio && { mask: ratio.scale, n: ratio.n });
   const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live, base };
-  convolve(gpu, s, "forward", buffers, { slope }, algorithm);
+  convolve(gpu, s, "forward", buffers, { slope, gained }, algorithm);
 }
 
 /** Loops over every (output, tap) pair inside the image; shared by the three references. */

@@ -50,6 +50,8 @@ export interface PConvUpBuffers {
   readonly skip: Storage;
   readonly weight: Storage;
   readonly bias?: Storage | undefined;
+  /** As in `PConvForwardBuffers`. */
+  readonly gained?: boolean | undefined;
   readonly ratio: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number };
   readonly y: Storage;
   /** Fused activation of y: max(y, 0) + slope min(y, 0). */
@@ -73,7 +75,7 @@ export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
     gpu.free(low);
     const skip = part("skip");
     const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
-    convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope });
+    convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope, gained: b.gained ?? false });
     gpu.free(skip);
   });
 }

@@ -87,3 +87,30 @@ it.each(CASES)("%j", async (o) => {
     expectClose(name, got.get(name)!, values, 4e-6 * (1 + top), draw.seed);
   }
 });
+
+it.each(["paper", "pytorch", "keras", "unscaled"] as const)(
+  "without gradients, fixed batch norm: %s",
+  async (convention) => {
+    for (const biased of [false, true]) {
+      const draw = new Draw(2790, Number(biased));
+      const x = draw.floats(SIZE.n * SIZE.h * SIZE.w * SIZE.c);
+      const valid = draw.mask(SIZE.n * SIZE.h * SIZE.w, 0.3).map((v, i) => (i % SIZE.w < 4 ? 0 : v));
+      const tape = new Tape(gpu(), { grad: false });
+      const channel = (name: string) => new Parameter(gpu(), [K], name, draw.floats(K, 0.5, 1.5));
+      const w = new Parameter(gpu(), [K, SIZE.c, 3, 3], "weight", draw.floats(K * SIZE.c * 9));
+      const [gamma, beta, runningMean, runningVar, b] = ["gamma", "beta", "mean", "variance", "bias"].map(channel);
+      const tensors = { gamma, beta, runningMean, runningVar };
+      const options = { mode: "fixed", statistics: "valid", eps: 1e-3, momentum: 0.1, holes: "zero" } as const;
+      const image = tape.upload(SIZE, x, "x");
+      const m = tape.uploadMask(SIZE, valid);
+      const rule = { ...RULE, convention };
+      const bias = biased ? b : null;
+      const layer = pconv2d(tape, image, m, w, bias, rule);
+      const want = await leakyRelu(tape, batchNorm(tape, layer.y, layer.mask, tensors, options), 0.2).values();
+      const folded = pconv2d(tape, image, m, w, bias, { ...rule, batchNorm: { tensors, options }, slope: 0.2 });
+      expectClose("y", await folded.y.values(), want, 4e-6 * (1 + largest(want)), draw.seed);
+      tape.dispose();
+      for (const t of [w, gamma, beta, runningMean, runningVar, b]) t.free();
+    }
+  },
+);

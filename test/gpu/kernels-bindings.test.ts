@@ -31,6 +31,7 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   activationBackward: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   activationBackwardInPlace: combine({ activation: ["relu", "leakyRelu", "sigmoid"] }),
   adam: combine({ scaled: flags }),
+  batchNormFold: combine({ biased: flags }),
   batchNormForward: combine({ masked: flags }),
   batchNormSums: combine({ masked: flags }),
   batchNormBackward: combine({ masked: flags, statistics: ["all", "valid", "fixed"], scaled: flags }),

@@ -145,6 +145,7 @@ async function checkGather(draw: Draw): Promise<void> {
   const src = halves(draw, s.n * inner * inC);
   const weight = halves(draw, (perImage ? s.n : 1) * taps * s.c * s.k);
   const bias = draw.pick([undefined, draw.floats(outC)]);
+  const gain = bias && draw.pick([undefined, draw.floats(outC, -2, 2)]);
   const scaleN = draw.pick([0, 1, s.n]);
   const [scale, share] = [draw.floats(scaleN * outer, 1, 3), draw.floats(scaleN * outer)];
   const liveN = draw.pick([0, 1, s.n]);
@@ -157,7 +158,7 @@ async function checkGather(draw: Draw): Promise<void> {
 
   const finish = (raw: number, at: number, size: (v: number) => number, activate: boolean) => {
     const pixel = Math.floor(at / outC);
-    const scaled = scaleN ? size(scale[pixel % scale.length]) * raw : raw;
+    const scaled = (scaleN ? size(scale[pixel % scale.length]) : 1) * (gain ? size(gain[at % outC]) : 1) * raw;
     const shared = bias ? size(bias[at % outC]) * (scaleN ? size(share[pixel % share.length]) : 1) : 0;
     const value = scaled + shared;
     return activate && slope !== undefined && value < 0 ? slope * value : value;
@@ -176,12 +177,12 @@ async function checkGather(draw: Draw): Promise<void> {
       weight: forward
         ? t.weight(weight, (perImage ? s.n : 1) * taps, s.c, s.k)
         : t.weight(transposeWeights(s, weight, perImage ? s.n : 1), (perImage ? s.n : 1) * taps, s.k, s.c),
-      bias: bias && t.activation(bias, outC),
+      bias: bias && t.floats(Float32Array.from([bias, gain ?? []].flatMap((v) => [...padChannels(v, outC)]))),
       scale: scaleN ? { scale: t.floats(scale), biasScale: t.floats(share), n: scaleN } : undefined,
       live: liveN ? { mask: t.floats(live), n: liveN } : undefined,
       base: base && t.activation(base, outC),
     };
-    const options = { accumulate: before !== undefined, slope, weightPerImage: perImage };
+    const options = { accumulate: before !== undefined, slope, weightPerImage: perImage, gained: gain !== undefined };
     for (const [name, run] of Object.entries(gatherVariants(gpu()))) {
       const dst = t.outActivation(name, s.n * outer, outC);
       if (before) gpu().write(dst.storage, padChannels(before, outC));

@@ -7,6 +7,7 @@ import {
   batchNormForwardRef,
   type BatchNormStatistics,
 } from "../../src/kernels/batchNorm.js";
+import { batchNormFold, batchNormFoldRef } from "../../src/kernels/batchNormFold.js";
 import { batchNormStats, batchNormStatsRef, runningStatsRef } from "../../src/kernels/batchNormStats.js";
 import type { ActivationShape } from "../../src/kernels/shape.js";
 import { expectClose, rounding } from "../support/close.js";
@@ -188,4 +189,24 @@ describe("batch normalisation", () => {
         });
       }
   });
+});
+
+it.each([1, 4, 7, 64])("folding of %i channels into bias and gain", async (c) => {
+  for (const biased of [false, true]) {
+    const draw = new Draw(61, 2 * c + Number(biased));
+    const [mean, gamma, beta, bias] = [draw.floats(c), draw.floats(c), draw.floats(c), draw.floats(c)];
+    const variance = draw.floats(c, 1e-6, 2);
+    const want = batchNormFoldRef(EPS, { mean, variance, gamma, beta, bias: biased ? bias : undefined });
+    await withScratch(gpu(), async (t) => {
+      const folded = t.outActivation("folded", 2, c);
+      const row = (values: Float32Array) => t.activation(values, c);
+      const fixed = { runningMean: row(mean), runningVar: row(variance), gamma: row(gamma), beta: row(beta) };
+      const given = biased ? { bias: row(bias) } : {};
+      batchNormFold(gpu(), { c, eps: EPS }, { ...fixed, ...given, folded: folded.storage });
+      const [got] = await t.read(folded);
+      const sizes = want.gain.map((g, i) => Math.abs(beta[i]) + Math.abs(g) * (Math.abs(bias[i]) + Math.abs(mean[i])));
+      expectClose("bias", got.subarray(0, c), want.bias, rounding(sizes, 4), draw.seed);
+      expectClose("gain", got.subarray(c), want.gain, rounding(want.gain.map(Math.abs), 4), draw.seed);
+    });
+  }
 });

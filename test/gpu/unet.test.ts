@@ -289,3 +289,26 @@ describe("holes and batches", () => {
     model.free();
   });
 });
+
+it.each(["paper", "pytorch", "keras"] as const)(
+  "folds fixed batch norm where nothing needs a gradient, %s",
+  async (convention) => {
+    const d = new Draw(71);
+    const model = new PConvUNet(gpu(), { depth: 3, channels: [6, 8, 12], convention }, 5).eval();
+    await randomise(model, d);
+    const { x, mask, ...size } = draw(d, 2, 24, 16);
+    const output = async (grad: boolean) => {
+      const tape = new Tape(gpu(), { grad });
+      try {
+        const out = model.forward(tape, tape.upload({ ...size, c: 3 }, x, "x"), tape.uploadMask(size, mask)).output;
+        expect(out.requiresGrad).toBe(grad);
+        return await out.values();
+      } finally {
+        tape.dispose();
+      }
+    };
+    const [folded, separate] = [await output(false), await output(true)];
+    expectClose("output", folded, separate, separate.map(() => 1e-5 * largest(separate)), d.seed); // prettier-ignore
+    model.free();
+  },
+);

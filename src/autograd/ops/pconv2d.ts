@@ -1,5 +1,6 @@
 import type { Storage } from "../../gpu/pool.js";
 import { activationBackward } from "../../kernels/activation.js";
+import { batchNormFold, foldedBytes } from "../../kernels/batchNormFold.js";
 import { channelSum } from "../../kernels/channelSum.js";
 import type { PConvConvention } from "../../kernels/maskUpdate.js";
 import { pixelScale } from "../../kernels/pixelScale.js";
@@ -29,6 +30,8 @@ export interface PConvTail {
 }
 
 export interface PConv2dOptions extends Conv2dOptions, PConvRule, PConvTail {}
+
+type Normalized = NonNullable<PConvTail["batchNorm"]>;
 
 interface Layer {
   readonly sums: PConvSums;
@@ -86,10 +89,48 @@ function withActivation(tape: Tape, layer: Layer, slope: number | undefined): Te
 }
 
 /**
+ * The same where nothing asks for a gradient and the statistics are fixed: batch norm is then a gain and a bias of each channel, and needs
+ * no pass of its own.
+ */
+function withFoldedBatchNorm(tape: Tape, layer: Layer, batchNorm: Normalized, slope: number | undefined): Tensor {
+  const { sums, bias, ratio, half } = layer;
+  const { gamma, beta, runningMean, runningVar } = batchNorm.tensors;
+  const { k } = sums.shape;
+  const folded = tape.storage(foldedBytes(k), "pconv2d.folded");
+  batchNormFold(
+    tape.gpu,
+    { c: k, eps: batchNorm.options.eps },
+    {
+      runningMean: runningMean.storage,
+      runningVar: runningVar.storage,
+      gamma: gamma.storage,
+      beta: beta.storage,
+      bias: bias?.storage,
+      folded,
+    },
+  );
+  const [h, w] = sumsSize(sums);
+  const y = tape.alloc({ n: sums.shape.n, h, w, c: k }, "pconv2d", half);
+  sums.forward(tape.gpu, { y: y.storage, bias: folded, gained: true, ratio, slope });
+  return tape.record("pconv2d", sums.sources, y, [folded], () => {
+    throw new Error("pconv2d: expected no gradient through a folded batch norm");
+  });
+}
+
+/** Whether {@link withFoldedBatchNorm} gives the same: holes must be zeros and the ratio's mask without fractions. */
+function isFoldable(tape: Tape, layer: Layer, { tensors, options }: Normalized, convention: PConvConvention): boolean {
+  const { sums, weight, bias, ratio } = layer;
+  if (options.mode !== "fixed" || options.holes !== "zero" || !ratio.mask.binary || convention === "keras")
+    return false;
+  const inputs = [...sums.sources, weight, ...(bias ? [bias] : []), tensors.gamma, tensors.beta];
+  return !tape.options.grad || inputs.every((t) => !t.requiresGrad);
+}
+
+/**
  * y = f(batchNorm(scale sums + biasScale b)). What stands between convolution and batch norm is kept for the backward pass, or
  * with `checkpoint` computed again there: the same passes over the same numbers, and so the same bits.
  */
-function withBatchNorm(tape: Tape, layer: Layer, batchNorm: NonNullable<PConvTail["batchNorm"]>, slope = 1): Tensor {
+function withBatchNorm(tape: Tape, layer: Layer, batchNorm: Normalized, slope = 1): Tensor {
   const { sums, weight, bias, ratio } = layer;
   const { tensors, options } = batchNorm;
   // The ratio is 0 exactly in the holes of the new mask: it serves as their mask, and as the factor of the gradient.
@@ -126,7 +167,9 @@ function finish(
   const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...o, biased: bias !== null });
   const layer = { sums, weight, bias, ratio, half: tape.half && !o.image };
   const { batchNorm } = o;
-  const y = batchNorm ? withBatchNorm(tape, layer, batchNorm, o.slope) : withActivation(tape, layer, o.slope);
+  const folds = batchNorm && isFoldable(tape, layer, batchNorm, o.convention);
+  const record = folds ? withFoldedBatchNorm : withBatchNorm;
+  const y = batchNorm ? record(tape, layer, batchNorm, o.slope) : withActivation(tape, layer, o.slope);
   // With PConv-Keras' convention the bias fills the holes; batch norm empties them again if it is asked to.
   const empty = batchNorm ? batchNorm.options.holes === "zero" : !bias || o.convention !== "keras";
   if (empty) y.zeroUnder = ratio.mask;

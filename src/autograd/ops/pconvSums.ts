@@ -18,7 +18,9 @@ import { joinMasks } from "./upsample.js";
 /** What the layer does with the sums: y = f(scale sums + biasScale bias), f(v) = max(v, 0) + slope min(v, 0). */
 export interface SumsTarget {
   readonly y: Storage;
+  /** [K], or where it is `gained` [2,K]: bias, then a gain that the sums are multiplied by. */
   readonly bias: Storage | undefined;
+  readonly gained?: boolean;
   readonly ratio: MaskRatio;
   readonly slope: number | undefined;
 }
@@ -47,8 +49,7 @@ export function sumsOf(tape: Tape, x: Tensor, mask: Mask | null, weight: Tensor,
     shape,
     sources: [source],
     mask: valid,
-    forward: (gpu, { y, bias, ratio, slope }) =>
-      pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, bias, ratio, slope, y }),
+    forward: (gpu, target) => pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, ...target }),
     backward(g, ratio) {
       const live = { liveX: wanted(source), liveY: { mask: ratio.scale, n: ratio.n } };
       const { dx, dw } = convGradients(tape, "pconv2d", shape, source, weight, g, live);
@@ -99,16 +100,8 @@ export function sumsOfTwo(
     shape: { n, h, w, c: channels, k, kernel: [3, 3], stride: one, padding: one, dilation: one },
     sources: [lowX, skipX],
     mask,
-    forward: (gpu, { y, bias, ratio, slope }) =>
-      pconvUpForward(gpu, up, {
-        low: lowX.storage,
-        skip: skipX.storage,
-        weight: weight.storage,
-        bias,
-        ratio,
-        slope,
-        y,
-      }),
+    forward: (gpu, target) =>
+      pconvUpForward(gpu, up, { low: lowX.storage, skip: skipX.storage, weight: weight.storage, ...target }),
     backward(g, ratio) {
       const gradient = (x: Tensor) => (x.requiresGrad ? tape.like(x, "pconv2dUp.dx") : null);
       const [dLow, dSkip] = [gradient(lowX), gradient(skipX)];

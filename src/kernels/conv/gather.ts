@@ -13,7 +13,7 @@
  * Where only some pixels are live, the class is gone through in an order that has these first (`liveOrder.ts`), and tiles without
  * one are not computed: the work is in proportion to the live pixels, whatever the shape of the hole.
  *
- * Epilogue, in this order: add what dst held (`accumulate`); times scale[pixel]; plus bias[k] (times biasScale[pixel] where there
+ * Epilogue, in this order: add what dst held (`accumulate`); times scale[pixel]; times gain[k]; plus bias[k] (times biasScale[pixel] where there
  * is a scale); activation. A pixel of a tile that was not computed takes base[pixel,k] where there is a base, else the sum 0.
  *
  * Backends differ in how a tile is computed, in files of their own; what a tile is, and where it is stored, is here.
@@ -34,6 +34,7 @@ export interface GatherBuffers {
   /** [kh,kw,source channels,output channels], or one of these per image. */
   readonly weight: Storage;
   readonly dst: Storage;
+  /** [K], or with the option `gained` [2,K]: bias, then gain. */
   readonly bias?: Storage | undefined;
   readonly scale?: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number } | undefined;
   /** Pixels that are wanted are not 0 here; the others may be left uncomputed. `n` is the batch or 1. */
@@ -47,6 +48,8 @@ export interface GatherOptions {
   readonly accumulate?: boolean;
   /** max(x, 0) + slope min(x, 0) at the end: 0 is ReLU. */
   readonly slope?: number | undefined;
+  /** The sums are multiplied by a gain for each channel, which follows the bias in its storage. */
+  readonly gained?: boolean;
   /** Every image has its own weight: a batched matrix product. */
   readonly weightPerImage?: boolean;
   /** Products of half precision, added in float32, where the adapter has matrix units for it; elsewhere nothing changes. */
@@ -108,7 +111,7 @@ type GatherParam = keyof typeof GATHER_PARAMS;
 export type GatherKernel<Spec> = Kernel<GatherParam, Spec>;
 export const GATHER_BINDINGS = ["read", "read", "read", "read", "read", "read", "read", "read_write"] as const;
 
-export const FLAG = { scaled: 1, biased: 2, accumulate: 4, activated: 8, skipping: 16, based: 32 } as const;
+export const FLAG = { scaled: 1, biased: 2, accumulate: 4, activated: 8, skipping: 16, based: 32, gained: 64 } as const;
 
 /** How many pixels and vec4s of channels one tile holds, and how many workgroups a number of tiles takes. */
 export interface TileSize {
@@ -144,7 +147,8 @@ export const gatherFlags = (b: GatherBuffers, o: GatherOptions): number =>
   (o.accumulate ? FLAG.accumulate : 0) |
   (o.slope !== undefined ? FLAG.activated : 0) |
   (b.live ? FLAG.skipping : 0) |
-  (b.base ? FLAG.based : 0);
+  (b.base ? FLAG.based : 0) |
+  (o.gained ? FLAG.gained : 0);
 
 /** Streams of tiles where only some are computed. */
 const STREAMS = 16;
@@ -222,7 +226,7 @@ export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
 ];
 
 /**
- * WGSL of `store`, and of its parts `share_of`, `bias_of` and `store_with` for who stores many vec4s of a pixel or of a channel;
+ * WGSL of `store`, and of its parts `share_of`, `channel_of` and `store_with` for who stores many vec4s of a pixel or of a channel;
  * needs the epilogue's uniforms and bindings.
  */
 export const EPILOGUE = /* wgsl */ `
@@ -234,14 +238,21 @@ fn share_of(pixel: u32) -> vec2f {
   return vec2f(scale[at], bias_scale[at]);
 }
 
-/** Vec4 k of the bias. */
-fn bias_of(k: u32) -> vec4f {
-  if ((p.flags & ${FLAG.biased}u) == 0u) { return vec4f(); }
-  return bias[k];
+struct Channel {
+  bias: vec4f,
+  gain: vec4f,
 }
 
-/** Finishes vec4 k of an output pixel, whose share and bias are known. */
-fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, bias_k: vec4f) {
+/** Vec4 k of bias and gain. */
+fn channel_of(k: u32) -> Channel {
+  var channel = Channel(vec4f(), vec4f(1.0));
+  if ((p.flags & ${FLAG.biased}u) != 0u) { channel.bias = bias[k]; }
+  if ((p.flags & ${FLAG.gained}u) != 0u) { channel.gain = bias[p.outC4 + k]; }
+  return channel;
+}
+
+/** Finishes vec4 k of an output pixel, whose share and channel are known. */
+fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, channel: Channel) {
   let at = pixel * p.outC4 + k;
   if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
     dst[at] = base[at];
@@ -250,7 +261,8 @@ fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, bi
   var value = total;
   if (computed && (p.flags & ${FLAG.accumulate}u) != 0u) { value += dst[at]; }
   if ((p.flags & ${FLAG.scaled}u) != 0u) { value *= share.x; }
-  if ((p.flags & ${FLAG.biased}u) != 0u) { value += bias_k * share.y; }
+  if ((p.flags & ${FLAG.gained}u) != 0u) { value *= channel.gain; }
+  if ((p.flags & ${FLAG.biased}u) != 0u) { value += channel.bias * share.y; }
   if ((p.flags & ${FLAG.activated}u) != 0u) {
     // Exact for both signs, and NaN stays NaN on every adapter (max and select turn it into 0 on some).
     let positive = 0.5 * (value + abs(value));
@@ -261,7 +273,7 @@ fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, bi
 
 /** Finishes vec4 k of an output pixel. */
 fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
-  store_with(pixel, k, total, computed, share_of(pixel), bias_of(k));
+  store_with(pixel, k, total, computed, share_of(pixel), channel_of(k));
 }
 `;
 
@@ -350,7 +362,7 @@ fn pixel_of(tile: Tile, m: u32) -> Pixel {
 export const GATHER_PRELUDE = /* wgsl */ `
 @group(0) @binding(1) var<storage, read> src: array<vec4f>;          // [N,srcH,srcW,srcC]
 @group(0) @binding(2) var<storage, read> weight: array<vec4f>;       // [kh,kw,srcC,outC], or [N,kh,kw,srcC,outC]
-@group(0) @binding(3) var<storage, read> bias: array<vec4f>;         // [outC]
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;         // [outC], or [2,outC]: bias, gain
 @group(0) @binding(4) var<storage, read> scale: array<f32>;          // [N|1,outH,outW]
 @group(0) @binding(5) var<storage, read> bias_scale: array<f32>;     // [N|1,outH,outW]
 @group(0) @binding(6) var<storage, read> order: array<u32>;          // [orderGroups,pixels]

@@ -137,7 +137,7 @@ export const gatherFinishKernel = defineKernel({
   bindings: ["read", "read", "read", "read", "read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> src: array<vec4f>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4f>;         // [outC]
+@group(0) @binding(2) var<storage, read> bias: array<vec4f>;         // [outC], or [2,outC]: bias, gain
 @group(0) @binding(3) var<storage, read> scale: array<f32>;          // [N|1,outH,outW]
 @group(0) @binding(4) var<storage, read> bias_scale: array<f32>;     // [N|1,outH,outW]
 @group(0) @binding(5) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]

@@ -100,8 +100,8 @@ fn main(
     return `let out_${t} = ${share(`pixel_${from}.out`, t)}; let share_of_${t} = ${share(`share_${from}`, t)};`;
   }).join("\n  ")}
   if (k >= p.outC4) { return; }
-  let bias_k = bias_of(k);
-  ${T.map((t) => `if (out_${t} != NOWHERE) { store_with(out_${t}, k, a_${t}, computed, share_of_${t}, bias_k); }`).join("\n  ")}
+  let channel = channel_of(k);
+  ${T.map((t) => `if (out_${t} != NOWHERE) { store_with(out_${t}, k, a_${t}, computed, share_of_${t}, channel); }`).join("\n  ")}
 }
 `;
   },

@@ -150,7 +150,7 @@ export const winogradOutputKernel = defineKernel({
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> m: array<vec4f>;                // [16,rows,tilesX,K]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
-@group(0) @binding(3) var<storage, read> bias: array<vec4f>;             // [K]
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;             // [K], or [2,K]: bias, gain
 @group(0) @binding(4) var<storage, read> scale: array<f32>;              // [N|1,P,Q]
 @group(0) @binding(5) var<storage, read> bias_scale: array<f32>;         // [N|1,P,Q]
 @group(0) @binding(6) var<storage, read> base: array<vec4f>;             // [N,P,Q,K]
@@ -168,18 +168,18 @@ ${linearMain(
       return `{ let a = ${m(0)}; let b = ${m(1)}; let e = ${m(2)}; let f = ${m(3)}; s_${i}_0 = a + b + e; s_${i}_1 = b - e - f; }`;
     }).join("\n    ")}
   }
-  let bias_c = bias_of(c);
+  let channel = channel_of(c);
   ${[0, 1]
     .map(
-      (j) => `finish(n, 2u * ty, 2u * tx + ${j}u, c, s_0_${j} + s_1_${j} + s_2_${j}, computed, bias_c);
-  finish(n, 2u * ty + 1u, 2u * tx + ${j}u, c, s_1_${j} - s_2_${j} - s_3_${j}, computed, bias_c);`,
+      (j) => `finish(n, 2u * ty, 2u * tx + ${j}u, c, s_0_${j} + s_1_${j} + s_2_${j}, computed, channel);
+  finish(n, 2u * ty + 1u, 2u * tx + ${j}u, c, s_1_${j} - s_2_${j} - s_3_${j}, computed, channel);`,
     )
     .join("\n  ")}`,
 )}
-fn finish(n: u32, y: u32, x: u32, k: u32, total: vec4f, computed: bool, bias_k: vec4f) {
+fn finish(n: u32, y: u32, x: u32, k: u32, total: vec4f, computed: bool, channel: Channel) {
   if (y >= p.h || x >= p.w) { return; }
   let pixel = (n * p.h + y) * p.w + x;
-  store_with(pixel, k, total, computed, share_of(pixel), bias_k);
+  store_with(pixel, k, total, computed, share_of(pixel), channel);
 }
 `,
 });
