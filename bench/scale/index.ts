@@ -170,12 +170,13 @@ function report(lines: readonly { launched: number; figures: Figures }[]): void 
   reportPredictions();
 }
 
-/** What a launcher costs a single rank, by the fastest step and by processor time. */
+/** What a launcher costs a single rank, by the median and by the fastest of all steps. */
 function reportOverhead(alone: readonly Figures[], one: readonly Figures[]): void {
   if (alone.length === 0 || one.length === 0) return;
-  const more = (key: "fastestMs" | "cpuMs") =>
-    (100 * (Math.min(...one.map((f) => f.whole[key])) / Math.min(...alone.map((f) => f.whole[key])) - 1)).toFixed(1);
-  console.log(`one rank under the launcher against none: fastest step ${more("fastestMs")} %, processor time ${more("cpuMs")} %`); // prettier-ignore
+  const more = (of: (figures: readonly Figures[]) => number) => (100 * (of(one) / of(alone) - 1)).toFixed(1);
+  const middle = more((figures) => median(figures.map((f) => f.whole.stepMs)));
+  const fastestStep = more((figures) => Math.min(...figures.map((f) => f.whole.fastestMs)));
+  console.log(`one rank under the launcher against none: median step ${middle} %, fastest step ${fastestStep} %`);
 }
 
 /** Of repeated measurements, each message's fastest. */

@@ -27,8 +27,6 @@ export interface StepFigures {
   /** The median, and the fastest: what else runs on the machine only adds. */
   readonly stepMs: number;
   readonly fastestMs: number;
-  /** Processor time of this rank's process in a step, a software adapter's work included. */
-  readonly cpuMs: number;
   /** In which a sum was under way, and in which the device stood still for one. */
   readonly reducingMs: number;
   readonly waitingMs: number;
@@ -127,17 +125,15 @@ async function steps(gpu: Gpu, group: ProcessGroup | null, o: Case, bucketBytes:
     await group?.barrier();
     const before = trainer.exchanged;
     const times: number[] = [];
-    const cpu = process.cpuUsage();
     for (let i = 0; i < o.steps; i++) {
       const started = performance.now();
       await trainer.trainStep();
       times.push(performance.now() - started);
     }
-    const { user, system } = process.cpuUsage(cpu);
     const after = trainer.exchanged;
     const each = (what: "reducing" | "waiting" | "bytes") =>
       after && before ? (after[what] - before[what]) / o.steps : 0;
-    const own = { stepMs: median(times), fastestMs: Math.min(...times), cpuMs: (user + system) / 1000 / o.steps };
+    const own = { stepMs: median(times), fastestMs: Math.min(...times) };
     return { ...own, reducingMs: each("reducing"), waitingMs: each("waiting"), bytes: each("bytes") };
   } finally {
     await trainer.close();
