@@ -135,6 +135,20 @@ describe("a campaign", () => {
     expect(result.faults[0].detail).toContain("SIGSEGV");
   });
 
+  it("takes a process that was stopped, with its watcher, for none that hangs", async () => {
+    // The watcher's clock goes on meanwhile, as it does while a computer sleeps.
+    const clock = performance.now.bind(performance);
+    let jump = 0;
+    const spy = vi.spyOn(performance, "now").mockImplementation(() => clock() + jump);
+    const sleep = () => setTimeout(() => (jump = 600_000), 100);
+    const result = await campaign("if (i === 5) await sleep(400);", {
+      onVerdict: ({ index }) => void (index === 4 && sleep()),
+    });
+    spy.mockRestore();
+    expect(result.counts).toMatchObject({ refused: 10, hang: 0 });
+    expect(result.seconds).toBeGreaterThan(600);
+  });
+
   it.runIf(process.platform === "linux")("ends a process that takes too much memory", async () => {
     const grow = "if (i === 4) { globalThis.kept = Buffer.alloc(400e6, 1); await sleep(1000); }";
     const result = await campaign(grow, { memoryBytes: 300e6 });

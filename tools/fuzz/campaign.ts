@@ -41,6 +41,8 @@ export interface CampaignResult {
 const RSS_SLACK = 96 * 2 ** 20;
 const HELD_SLACK = 24 * 2 ** 20;
 const POLL_MS = 50;
+/** Of the time between two looks at most so much counts: a computer that slept, or a stopped job, is no hang. */
+const LONGEST_LOOK_MS = 1000;
 /** Cases after which what a process holds is taken for what it always holds. */
 const WARM_UP_SHARE = 0.2;
 
@@ -117,14 +119,14 @@ async function runChild(o: CampaignOptions, first: number, onVerdict: (verdict: 
   const held: Holdings[] = [];
   let stderr = "";
   child.stderr!.on("data", (text: Buffer) => (stderr = (stderr + text.toString()).slice(-2000)));
-  let [index, since, peakBytes, done] = [first, performance.now(), 0, false];
+  let [index, silentMs, looked, peakBytes, done] = [first, 0, performance.now(), 0, false];
   let why: "hang" | "memory" | null = null;
   const end = (outcome: "hang" | "memory"): void => {
     why ??= outcome;
     child.kill("SIGKILL");
   };
   child.on("message", (report: Report) => {
-    since = performance.now();
+    silentMs = 0;
     if ("begun" in report) index = report.begun;
     else if ("verdict" in report) {
       index = report.verdict.index + 1;
@@ -133,7 +135,9 @@ async function runChild(o: CampaignOptions, first: number, onVerdict: (verdict: 
     else done = true;
   });
   const watch = setInterval(() => {
-    if (performance.now() - since > o.timeoutMs) end("hang");
+    silentMs += Math.min(performance.now() - looked, LONGEST_LOOK_MS);
+    looked = performance.now();
+    if (silentMs > o.timeoutMs) end("hang");
     void residentBytes(child.pid!).then((bytes) => {
       peakBytes = Math.max(peakBytes, bytes ?? 0);
       if (bytes !== null && bytes > o.memoryBytes) end("memory");
@@ -145,8 +149,12 @@ async function runChild(o: CampaignOptions, first: number, onVerdict: (verdict: 
   try {
     const [code, signal] = await ended(child);
     const how = signal === null ? `exit code ${code}` : String(signal);
-    const ms = performance.now() - since;
-    const lost: Verdict = { index, outcome: why ?? "crash", ms, detail: `the process ended (${how}) ${stderr}`.trim() };
+    const lost: Verdict = {
+      index,
+      outcome: why ?? "crash",
+      ms: silentMs,
+      detail: `the process ended (${how}) ${stderr}`.trim(),
+    };
     return { lost: done ? null : lost, held, peakBytes };
   } finally {
     clearInterval(watch);
