@@ -182,11 +182,7 @@ describe("refusals: two lines, exit 2, nothing written", () => {
         /given.step-00000002: expected a network of 20, 40, 76 channels/,
       ],
       ["config.json", () => "[1", /config.json: expected a JSON object/],
-      [
-        join(stepName(2), "state.json"),
-        () => "{}",
-        /state.json: expected \d+ bytes as they were written, got 2/,
-      ],
+      [join(stepName(2), "state.json"), () => "{}", /state.json: expected \d+ bytes as they were written, got 2/],
       [
         join(stepName(2), "optimizer.safetensors"),
         (t) => t.slice(0, -1) + "!",

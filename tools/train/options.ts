@@ -151,7 +151,7 @@ export function invocation(command: Command): Invocation {
     checkpointOptimizer: text("checkpointOptimizer"),
     vggPath: text("vggPath"),
     loss: o["loss"] as LossVariant,
-    lossWeights: (o["lossWeights"] ?? {}),
+    lossWeights: o["lossWeights"] ?? {},
     imageSize: number("imageSize", 512),
     width: number("width", 1),
     depth: number("depth", 8),
