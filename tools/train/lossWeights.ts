@@ -16,11 +16,11 @@ export function lossWeight(argument: string, before: LossWeights = {}): LossWeig
   for (const entry of argument.split(",")) {
     const [, name, factor] = /^([A-Za-z]+)=(.+)$/.exec(entry) ?? [];
     if (name === undefined || !isTerm(name))
-      throw new InvalidArgumentError(`expected term=factor with a term of ${LOSS_TERMS.join(", ")}, got ${entry}.`);
+      throw new InvalidArgumentError(`expected term=factor with a term of ${LOSS_TERMS.join(", ")}, got ${entry}`);
     const value = Number(factor);
     if (!(value >= 0 && value < Infinity))
-      throw new InvalidArgumentError(`expected a factor of 0 or above for ${name}, got ${factor}.`);
-    if (all[name] !== undefined) throw new InvalidArgumentError(`expected ${name} once, got it twice.`);
+      throw new InvalidArgumentError(`expected a factor of 0 or above for ${name}, got ${factor}`);
+    if (all[name] !== undefined) throw new InvalidArgumentError(`expected ${name} once, got it twice`);
     all[name] = value;
   }
   // In the terms' own order: equal factors are equal as text, which is how a resumed run compares them.
