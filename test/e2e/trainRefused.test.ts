@@ -109,7 +109,7 @@ describe("refusals: two lines, exit 2, nothing written", () => {
       ["--resume", "--out", "given", "--vgg-path", "vgg.safetensors"],
       /^--vgg-path vgg.safetensors: expected --no-vgg/,
     ],
-    ["too large", [...base, "--no-vgg", "--image-size", "100000"], /^--image-size: expected images of at most \d+ MiB/],
+    ["too large", [...base, "--no-vgg", "--image-size", "16384"], /^--image-size: expected images of at most \d+ MiB/],
     [
       "weights of another width",
       [...base, "--no-vgg", "--width", "0.2", "--checkpoint", join("given", stepName(2))],
