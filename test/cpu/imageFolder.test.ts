@@ -186,7 +186,9 @@ describe("ImageFolder", () => {
     expect(fileOf(await folder.sample(1, 0, 8))).toBe(2);
     expect(warnings).toEqual([expect.stringMatching(/a\.jpg: expected a file that can be read, got no such file/)]);
     await rm(join(leaving, "b.webp"));
-    await expect(folder.sample(1, 1, 8)).rejects.toThrow(/expected a folder of pictures, got one that is gone or empty now/);
+    await expect(folder.sample(1, 1, 8)).rejects.toThrow(
+      /expected a folder of pictures, got one that is gone or empty now/,
+    );
   });
 
   it("follows links, and does not hang on one that leads back", async () => {
