@@ -8,7 +8,7 @@ import {
 } from "../src/kernels/activation.js";
 import { adam, adamRef } from "../src/kernels/adam.js";
 import { batchNormFold, batchNormFoldRef } from "../src/kernels/batchNormFold.js";
-import { batchNormFixed } from "../src/kernels/batchNormStats.js";
+import { batchNormFixed, batchNormStats, batchNormStatsRef } from "../src/kernels/batchNormStats.js";
 import { channelAffine, channelAffineRef } from "../src/kernels/channelAffine.js";
 import { channelSum, channelSumRef } from "../src/kernels/channelSum.js";
 import { channelSlice, channelSliceRef, concatForward, concatForwardRef } from "../src/kernels/concat.js";
@@ -16,6 +16,7 @@ import { maskJoin, maskJoinRef } from "../src/kernels/maskJoin.js";
 import { maskMultiply, maskMultiplyRef } from "../src/kernels/maskMultiply.js";
 import { pixelScale, pixelScaleRef } from "../src/kernels/pixelScale.js";
 import { MAX_PARTIALS, reduceScalar, reduceScalarRef } from "../src/kernels/reduceScalar.js";
+import type { Storage } from "../src/gpu/pool.js";
 import { vec4s } from "../src/kernels/shape.js";
 import { sumPartials, sumPartialsRef } from "../src/kernels/sumPartials.js";
 import { transposeWeight, transposeWeightRef } from "../src/kernels/transposeWeight.js";
@@ -159,6 +160,26 @@ export const LAYER_OPS: readonly Op[] = [
         want: () => {
           const invStd = Float64Array.from(runningVar.values, (v) => 1 / Math.sqrt(v + EPS));
           return [[stats, [...runningMean.values, ...invStd, ...new Float64Array(s.c)]]];
+        },
+      };
+    },
+  },
+  {
+    kernel: "batchNormJoin",
+    pass: "forward",
+    covers: ["batchNormChunks", "batchNormJoin", "batchNormStats"],
+    plan: ({ gpu, s, count, input, result }) => {
+      const [x, runningMean, runningVar, stats] = [input(), input(1), input(1, s.c, positive), result(3)];
+      const copy = (own: Storage, all: Storage) => gpu.copy(own, all, own.bytes);
+      const alone = { size: 1, gather: copy, sum: copy }; // what several ranks do, without the exchange
+      const settings = { eps: EPS, momentum: 0.1, maskN: 1 };
+      return {
+        flops: 5 * count,
+        record: () => batchNormStats(gpu, s, settings, storages({ x, runningMean, runningVar, stats }), alone),
+        want: () => {
+          const { mean, variance, count: pixels } = batchNormStatsRef(s, x.values);
+          const invStd = variance.map((v) => 1 / Math.sqrt(v + EPS));
+          return [[stats, [...mean, ...invStd, ...mean.map(() => pixels)]]];
         },
       };
     },
