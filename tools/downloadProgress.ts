@@ -1,11 +1,10 @@
 /** Shows downloads on stderr: a bar with the time that is left, or lines now and then. */
 import type { DownloadProgress } from "../src/io/download.js";
+import { mebibytes } from "../src/mebibytes.js";
 import { Progress } from "./progress.js";
 
 /** Milliseconds between two lines where the size is not known. */
 const LINE_MS = 5000;
-
-const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 /**
  * Runs something that may read files by URL and shows its downloads; nothing is shown for files on disk or in the cache.

@@ -6,6 +6,7 @@
  * used it have only been recorded.
  */
 import { GpuError } from "../errors.js";
+import { mebibytes, wholeMebibytes } from "../mebibytes.js";
 import { GpuMemoryError } from "./memoryError.js";
 import { type BufferPlan, planBuffers } from "./bufferPlan.js";
 
@@ -40,19 +41,17 @@ export function sizeClass(bytes: number): number {
 
 /** A tensor that the adapter cannot hold, or a kernel cannot bind. */
 export function tooLarge(what: string, bytes: number, limit: number): GpuError {
-  const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
   return new GpuError(
     what,
-    `expected a tensor of at most ${mib(limit)} (this adapter's limit), got ${mib(bytes)}`,
+    `expected a tensor of at most ${wholeMebibytes(limit)} (this adapter's limit), got ${wholeMebibytes(bytes)}`,
     "use a smaller image size, batch size or width, or an adapter with larger buffers",
   );
 }
 
 function noRoom(bytes: number, limit: number): GpuMemoryError {
-  const mib = (b: number) => `${(b / 2 ** 20).toFixed(1)} MiB`;
   return new GpuMemoryError(
     "GPU memory",
-    `expected buffers of at most ${mib(limit)} in all, got ${mib(bytes)}`,
+    `expected buffers of at most ${mebibytes(limit)} in all, got ${mebibytes(bytes)}`,
     "use a smaller image size, batch size or width",
   );
 }

@@ -3,6 +3,7 @@ import { fork, type ChildProcess } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import type { Holdings, Outcome, Verdict } from "./case.js";
 import type { Report, Request } from "./child.js";
+import { wholeMebibytes } from "../../src/mebibytes.js";
 
 export interface CampaignOptions {
   readonly format: string;
@@ -93,11 +94,10 @@ export async function runCampaign(o: CampaignOptions): Promise<CampaignResult> {
 }
 
 function leaksOf({ first, last }: { first: Holdings; last: Holdings }): string[] {
-  const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
   const over = `in ${last.cases - first.cases} cases`;
   const leaks: string[] = [];
-  if (last.rssBytes > first.rssBytes + RSS_SLACK) leaks.push(`RSS ${mib(first.rssBytes)} to ${mib(last.rssBytes)} ${over}`); // prettier-ignore
-  if (last.heldBytes > first.heldBytes + HELD_SLACK) leaks.push(`heap ${mib(first.heldBytes)} to ${mib(last.heldBytes)} ${over}`); // prettier-ignore
+  if (last.rssBytes > first.rssBytes + RSS_SLACK) leaks.push(`RSS ${wholeMebibytes(first.rssBytes)} to ${wholeMebibytes(last.rssBytes)} ${over}`); // prettier-ignore
+  if (last.heldBytes > first.heldBytes + HELD_SLACK) leaks.push(`heap ${wholeMebibytes(first.heldBytes)} to ${wholeMebibytes(last.heldBytes)} ${over}`); // prettier-ignore
   if (last.files > first.files + 2) leaks.push(`open files ${first.files} to ${last.files} ${over}`);
   if (last.handles > first.handles + 2) leaks.push(`handles ${first.handles} to ${last.handles} ${over}`);
   return leaks;

@@ -4,6 +4,7 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Command, Option } from "commander";
 import { printable, UserError } from "../../src/errors.js";
+import { wholeMebibytes } from "../../src/mebibytes.js";
 import { integer, runCommand } from "../command.js";
 import { Progress } from "../progress.js";
 import { type CampaignResult, runCampaign } from "./campaign.js";
@@ -111,7 +112,7 @@ function table(results: readonly CampaignResult[]): string[] {
     format,
     ...[runs, c.accepted, c.refused, c.crash, c.hang, c.memory, leaks.length].map(String),
     `${slowestMs.toFixed(0)} ms`,
-    `${Math.round(peakBytes / 2 ** 20)} MiB`,
+    wholeMebibytes(peakBytes),
     `${seconds.toFixed(0)} s`,
   ]);
   const widths = COLUMNS.map((name, i) => Math.max(name.length, ...rows.map((row) => row[i].length)));

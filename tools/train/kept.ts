@@ -1,6 +1,7 @@
 /** The last state of a run that is known to be good: what is saved, and what training goes back to when a device fails. */
 import { UserError } from "../../src/errors.js";
 import { isDiskFull } from "../../src/io/files.js";
+import { mebibytes } from "../../src/mebibytes.js";
 import type { RunFolder } from "../../src/io/runFolder.js";
 import type { Trainer } from "../../src/pconv/trainer.js";
 import type { Reporter } from "./reporter.js";
@@ -92,7 +93,7 @@ export class KeptState {
     const last = step > 0 ? `the last whole one is ${this.folder.checkpointPath(step)}` : "there is none yet";
     return new UserError(
       this.folder.checkpointPath(this.snapshot.state.step),
-      `expected room for a checkpoint of ${(bytes / 2 ** 20).toFixed(1)} MiB, got a full disk; ${last}`,
+      `expected room for a checkpoint of ${mebibytes(bytes)}, got a full disk; ${last}`,
       "free some space, and go on with --resume",
     );
   }

@@ -3,6 +3,7 @@ import { GpuError } from "../../src/errors.js";
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { GpuMemoryError } from "../../src/gpu/memoryError.js";
 import { openGpu } from "../../src/gpu/node.js";
+import { mebibytes } from "../../src/mebibytes.js";
 import { lossOf, lossText } from "../deviceLoss.js";
 import type { TrainOptions } from "./options.js";
 import type { StopSignal } from "./stop.js";
@@ -19,8 +20,6 @@ export interface Failure {
   readonly kept: number;
   readonly worked: boolean;
 }
-
-const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 export class Recovery {
   /** The furthest step that failed, and how often since. */
@@ -87,7 +86,7 @@ export class Recovery {
     const half = gpu.half && o.precision === "f32" ? ", --precision f16" : "";
     throw new GpuError(
       "GPU memory",
-      `expected a step of ${run} to fit with --gradient-checkpointing, got no room beyond ${mib(allocated)}: ${problem}`,
+      `expected a step of ${run} to fit with --gradient-checkpointing, got no room beyond ${mebibytes(allocated)}: ${problem}`,
       `use a smaller --batch-size (if above 1) or --image-size${half}, or a smaller --width; end other programs that use the GPU`,
       { cause: error },
     );

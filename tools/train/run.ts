@@ -1,6 +1,7 @@
 /** One run of pconv-train, from options to the last checkpoint, over as many devices as it loses on the way. */
 import type { Gpu } from "../../src/gpu/gpu.js";
 import { RunFolder } from "../../src/io/runFolder.js";
+import { wholeMebibytes } from "../../src/mebibytes.js";
 import type { Trainer } from "../../src/pconv/trainer.js";
 import { Ranks } from "../ranks.js";
 import { Faults } from "./faults.js";
@@ -196,9 +197,8 @@ async function finish({ sources, ranks, stop, started, written }: Run, step: num
   if (!ranks.first) return exitCode;
   if (skipped > 0) console.error(`skipped ${skipped} unusable file${skipped === 1 ? "" : "s"}`);
   const { allocated } = gpu.memory();
-  const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
   console.error(
-    `${stop.signal === null ? "done" : `stopped by ${stop.signal}`} after step ${step}, ${duration((performance.now() - started) / 1000)}; device memory ${mib(allocated)}, process ${mib(process.memoryUsage().rss)}`,
+    `${stop.signal === null ? "done" : `stopped by ${stop.signal}`} after step ${step}, ${duration((performance.now() - started) / 1000)}; device memory ${wholeMebibytes(allocated)}, process ${wholeMebibytes(process.memoryUsage().rss)}`,
   );
   console.error(`checkpoints, samples and log: ${written!.folder!.dir}`);
   return exitCode;

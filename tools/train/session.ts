@@ -6,6 +6,7 @@ import { readBytes } from "../../src/io/files.js";
 import { readSafetensors } from "../../src/io/safetensors.js";
 import { loadVgg } from "../../src/io/vggFile.js";
 import { readWeights } from "../../src/io/weights.js";
+import { wholeMebibytes } from "../../src/mebibytes.js";
 import { InpaintingLoss } from "../../src/pconv/loss.js";
 import { Trainer, type TrainerConfig } from "../../src/pconv/trainer.js";
 import { tuneTraining } from "../../src/pconv/tuneNetwork.js";
@@ -27,10 +28,9 @@ function checkSize(gpu: Gpu, { imageSize, batchSize }: TrainOptions): void {
   const limit = Math.min(maxStorageBufferBindingSize, maxBufferSize);
   const bytes = batchSize * imageSize ** 2 * 16; // four float32 channels
   if (bytes <= limit) return;
-  const mib = (b: number) => `${Math.ceil(b / 2 ** 20)} MiB`;
   throw new UserError(
     imageSize > 4096 ? "--image-size" : "--batch-size",
-    `expected images of at most ${mib(limit)} in a step (this adapter's limit), got ${batchSize} of ${imageSize}x${imageSize}, ${mib(bytes)}`,
+    `expected images of at most ${wholeMebibytes(limit)} in a step (this adapter's limit), got ${batchSize} of ${imageSize}x${imageSize}, ${wholeMebibytes(bytes)}`,
     "use smaller images or a smaller batch",
   );
 }

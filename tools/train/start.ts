@@ -5,7 +5,7 @@ import { UserError } from "../../src/errors.js";
 import { RunFolder } from "../../src/io/runFolder.js";
 import { checkNewRun, checkRanks, type Invocation, runsFolder, totalSteps, type TrainOptions } from "./options.js";
 import { lastSnapshot, type Snapshot } from "./snapshot.js";
-import { resumedOptions, type RunState } from "./stored.js";
+import { newState, resumedOptions, type RunState } from "./stored.js";
 
 /** Where a run begins or goes on. */
 export interface Start {
@@ -47,8 +47,7 @@ export async function findStart(call: Invocation, warn: (text: string) => void):
     checkNewRun(call);
     const dir = call.out ?? (options.name === null ? await unusedFolder(options.stage) : runsFolder(options.name));
     await RunFolder.checkFree(dir);
-    const state: RunState = { step: 0, samples: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
-    return { o: options, dir, folder: null, snapshot: null, state };
+    return { o: options, dir, folder: null, snapshot: null, state: newState() };
   }
   const dir = call.out ?? (options.name === null ? await latestRun() : runsFolder(options.name));
   const folder = await RunFolder.resume(dir);
@@ -68,9 +67,7 @@ async function resumed(
   const { given } = call;
   const o = resumedOptions(await folder.readConfig(), call, folder.path("config.json"));
   const snapshot = await lastSnapshot(folder, o.ema !== null, warn);
-  const state: RunState = snapshot
-    ? structuredClone(snapshot.state)
-    : { step: 0, samples: 0, best: null, interval: { sum: 0, count: 0 }, due: false };
+  const state = snapshot ? structuredClone(snapshot.state) : newState();
   if (totalSteps(o) < state.step) {
     const option = given.has("epochs") ? "--epochs" : given.has("steps") ? "--steps" : folder.path("config.json");
     throw new UserError(

@@ -20,6 +20,15 @@ export interface RunState {
   due: boolean;
 }
 
+/** Of a run that has made no step. */
+export const newState = (): RunState => ({
+  step: 0,
+  samples: 0,
+  best: null,
+  interval: { sum: 0, count: 0 },
+  due: false,
+});
+
 type Check = readonly [expected: string, holds: (value: unknown) => boolean];
 
 const number = (expected: string, holds: (v: number) => boolean): Check => [
