@@ -30,6 +30,12 @@ describe.each(MPIS)("$name", (mpi) => {
     },
   );
 
+  test.runIf(process.platform === "linux")("joining takes no memory from a heap that cannot grow", async () => {
+    const { code, stdout, stderr } = await finish(startRanks(mpi, 2, [PROGRAM, "full heap"]));
+    expect(code, stderr).toBe(0);
+    expect(stdout.trim().split("\n")).toEqual(["0", "0"]);
+  });
+
   test("a rank that aborts ends all, also those that wait for it", async () => {
     const { code } = await finish(startRanks(mpi, 2, [PROGRAM, "abort"]));
     expect(code).toBe(7);

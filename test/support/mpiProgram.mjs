@@ -1,6 +1,11 @@
 // What test/e2e/mpi.test.ts runs on several ranks: sums, broadcasts and their order, in messages that are cut. A line of JSON a rank.
+import koffi from "koffi";
 import { MpiGroup } from "../../dist/src/io/mpi/group.js";
 
+if (process.argv[2] === "full heap") {
+  await joinWithFullHeap();
+  process.exit();
+}
 const group = await MpiGroup.join({ chunk: 1000 });
 const { rank, size } = group;
 const sum = Float32Array.from({ length: 2500 }, (_, i) => i * (rank + 1));
@@ -36,3 +41,20 @@ console.log(
 if (process.argv[2] === "abort" && rank === size - 1) group.abort(7);
 if (process.argv[2] === "abort") await group.barrier(); // never ends: the last rank is gone
 await group.leave();
+
+/** Prints how far joining moves the end of a heap that cannot grow, and that malloc leaves alone: the memory below it is in use. */
+async function joinWithFullHeap() {
+  koffi.config({ async_stack_size: 4 << 20 }); // as MPI needs it, and no longer possible after the first library
+  const libc = koffi.load("libc.so.6");
+  const sbrk = libc.func("intptr_t sbrk(intptr_t increment)");
+  const mmap = libc.func("intptr_t mmap(intptr_t at, size_t length, int protection, int flags, int file, long offset)");
+  const [TRIM_THRESHOLD, PRIVATE, ANONYMOUS, FIXED_NOREPLACE] = [-1, 0x2, 0x20, 0x100000];
+  libc.func("int mallopt(int parameter, int value)")(TRIM_THRESHOLD, 2 ** 30);
+  const end = Math.ceil(Number(sbrk(0)) / 4096) * 4096;
+  if (Number(mmap(end, 4096, 0, PRIVATE | ANONYMOUS | FIXED_NOREPLACE, -1, 0)) !== end) throw new Error("mmap");
+  const before = sbrk(0);
+  const group = await MpiGroup.join();
+  await group.barrier();
+  console.log(String(BigInt(sbrk(0)) - BigInt(before)));
+  await group.leave();
+}

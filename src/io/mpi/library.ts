@@ -47,6 +47,12 @@ export interface MpiLibrary {
 
 /** MPI goes deep on the stack: MPICH crashes with koffi's 128 KiB. */
 const ASYNC_STACK_BYTES = 4 << 20;
+/**
+ * For UCX, which carries the messages of many an MPI. It patches the C library's brk, and tries that out by moving the break up and down
+ * by a page: where V8's code lies right above the heap, only the move down succeeds, and takes memory that is in use. It also handles
+ * SIGSEGV, with which V8 implements WebAssembly. MPI.jl and Slurm set the same (UCX issues 3831, 4001).
+ */
+const UCX_DEFAULTS = { UCX_MEM_EVENTS: "no", UCX_ERROR_SIGNALS: "SIGILL,SIGBUS,SIGFPE" };
 /** Above MPI_MAX_LIBRARY_VERSION_STRING (8192 in MPICH) and MPI_MAX_ERROR_STRING of every MPI. */
 export const TEXT_BYTES = 16384;
 
@@ -75,8 +81,14 @@ async function loader(by: Launch["by"]): Promise<Loader> {
     const text = cause instanceof Error ? cause.message.split("\n")[0] : String(cause);
     throw new UserError(`${by} launcher`, `expected the package koffi, which calls MPI, got ${text}`, help, { cause });
   });
-  // It can be set before the first library only.
-  if (koffi.config().async_stack_size !== ASYNC_STACK_BYTES) koffi.config({ async_stack_size: ASYNC_STACK_BYTES });
+  if ((koffi.config().async_stack_size ?? 0) < ASYNC_STACK_BYTES) {
+    try {
+      koffi.config({ async_stack_size: ASYNC_STACK_BYTES });
+    } catch (cause) {
+      const help = `call MpiGroup.join before it is used, or koffi.config({ async_stack_size: ${ASYNC_STACK_BYTES} }) at its start`;
+      throw new UserError(`${by} launcher`, "expected koffi to be unused so far, got one that has loaded a library", help, { cause }); // prettier-ignore
+    }
+  }
   return koffi;
 }
 
@@ -86,6 +98,7 @@ async function loader(by: Launch["by"]): Promise<Loader> {
  */
 export async function loadMpi(by: Launch["by"], env = process.env): Promise<MpiLibrary> {
   const { load } = await loader(by);
+  Object.assign(process.env, { ...UCX_DEFAULTS, ...process.env });
   const names = libraryNames(by, env);
   for (const name of names) {
     let library: Library;
