@@ -8,11 +8,13 @@
 import { GpuError } from "../errors.js";
 import { decodeHalf, encodeHalf } from "../half.js";
 import type { AdapterSummary } from "./adapterSummary.js";
+import { type Derivation, DerivedStorages } from "./derived.js";
 import { type Kernel, packParams, PipelineCache } from "./kernel.js";
 import type { BufferPlan } from "./bufferPlan.js";
 import { InOrder } from "./inOrder.js";
 import { GpuMemoryError } from "./memoryError.js";
 import { BufferPool, type MemoryUse, type Storage, tooLarge } from "./pool.js";
+import { Readback } from "./readback.js";
 import type { DispatchTimer } from "./timing.js";
 
 /** Number of workgroups in x, y and z. */
@@ -32,6 +34,10 @@ export class Gpu {
   private readonly pipelines: PipelineCache;
   private readonly bindGroups = new Map<string, GPUBindGroup>();
   private readonly constants = new Map<string, Storage>();
+  private readonly kept = new DerivedStorages({
+    alloc: (bytes, what) => this.take(bytes, what, false, true),
+    free: (storage) => this.free(storage),
+  });
   private readonly uniforms: GPUBuffer;
   private readonly uniformBytes = new DataView(new ArrayBuffer(UNIFORM_SLOTS * UNIFORM_STRIDE));
   private uniformSlots = 0;
@@ -40,7 +46,7 @@ export class Gpu {
   private failure: Error | null = null;
   private closed = false;
   private readonly order = new InOrder((cause) => this.fail(cause instanceof Error ? cause : new Error(String(cause))));
-  private readonly staging = new Map<number, GPUBuffer[]>();
+  private readonly readback: Readback;
 
   constructor(
     readonly device: GPUDevice,
@@ -51,6 +57,7 @@ export class Gpu {
     this.limits = device.limits;
     this.pool = new BufferPool(device, memoryLimit);
     this.pipelines = new PipelineCache(device);
+    this.readback = new Readback(device);
     this.uniforms = device.createBuffer({
       label: "uniforms",
       size: this.uniformBytes.byteLength,
@@ -105,12 +112,18 @@ export class Gpu {
         "use float32 (--precision f32), or another adapter",
       );
     }
+    return this.take(bytes, what, half);
+  }
+
+  /** @param lasting see `BufferPool.alloc` */
+  private take(bytes: number, what: string, half = false, lasting = false): Storage {
     try {
-      return this.pool.alloc(bytes, what, half);
+      return this.pool.alloc(bytes, what, half, lasting);
     } catch (error) {
       if (!(error instanceof GpuMemoryError)) throw error;
+      this.kept.clear();
       this.trim(); // idle buffers of other sizes may be what fills the memory
-      return this.pool.alloc(bytes, what, half);
+      return this.pool.alloc(bytes, what, half, lasting);
     }
   }
 
@@ -121,7 +134,20 @@ export class Gpu {
 
   /** Gives storage back for reuse; recorded commands that use it stay correct because commands run in order. */
   free(storage: Storage): void {
+    this.kept.changed(storage);
     this.pool.free(storage);
+  }
+
+  /**
+   * Runs `use` with a storage made from others, which is gone afterwards. With `keep` it stays, for the next time that it is asked for,
+   * until what it was made from is written or freed, or memory runs short: for what is made from weights that nobody trains.
+   */
+  derived(d: Derivation, keep: boolean, use: (storage: Storage) => void): void {
+    if (keep) return this.kept.use(d, this.rehearsing, use);
+    const storage = this.alloc(d.bytes, d.what);
+    d.make(storage);
+    use(storage);
+    this.free(storage);
   }
 
   /** A small read-only buffer of these numbers, made once per content and kept until the device is closed. */
@@ -129,7 +155,7 @@ export class Gpu {
     const key = values.join();
     let storage = this.constants.get(key);
     if (!storage) {
-      storage = this.pool.alloc(Math.ceil(values.length / 4) * 16, "constant", false, true);
+      storage = this.take(Math.ceil(values.length / 4) * 16, "constant", false, true);
       const padded = new Float32Array(storage.bytes / 4);
       padded.set(values);
       this.write(storage, padded);
@@ -184,6 +210,7 @@ export class Gpu {
     }
     const [x, y = 1, z = 1] = grid;
     if (x * y * z === 0 || this.rehearsing) return;
+    for (const [i, b] of buffers.entries()) if (kernel.bindings[i] === "read_write") this.kept.changed(b);
     if (this.uniformSlots === UNIFORM_SLOTS) this.flush();
     const offset = this.uniformSlots++ * UNIFORM_STRIDE;
     packParams(kernel as Kernel<Params, never>, params, this.uniformBytes, offset);
@@ -262,6 +289,7 @@ export class Gpu {
   write(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
     this.check();
     if (this.rehearsing && !storage.buffer) return;
+    this.kept.changed(storage);
     this.flush(); // a queue write overtakes commands that are recorded but not submitted
     const kept = this.order.waiting ? values.slice() : values;
     this.inOrder(() => this.put(storage, kept, byteOffset));
@@ -272,6 +300,7 @@ export class Gpu {
    * may use the storage any more.
    */
   put(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
+    this.kept.changed(storage);
     // Dawn on Node crashes on memory shared between threads: such views are copied first.
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
     const half = storage.half && values instanceof Float32Array;
@@ -302,6 +331,7 @@ export class Gpu {
   copy(from: Storage, to: Storage, bytes: number): void {
     this.check();
     if (this.rehearsing) return;
+    this.kept.changed(to);
     this.encoder ??= this.device.createCommandEncoder();
     this.pass?.end();
     this.pass = null;
@@ -320,10 +350,7 @@ export class Gpu {
       offsets.push(total);
       total += Math.ceil(s.bytes / 4) * 4;
     }
-    const size = 2 ** Math.ceil(Math.log2(Math.max(total, 1024)));
-    const target =
-      this.staging.get(size)?.pop() ??
-      this.device.createBuffer({ label: "readback", size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    const target = this.readback.take(total);
     this.encoder ??= this.device.createCommandEncoder();
     this.pass?.end();
     this.pass = null;
@@ -335,17 +362,10 @@ export class Gpu {
       await this.order.passed();
       this.check();
     }
-    try {
-      await target.mapAsync(GPUMapMode.READ, 0, total);
-    } catch (cause) {
+    const all = await this.readback.contents(target, total).catch((cause: unknown) => {
       this.check(); // a lost device or a failed submit says more than the map error
       throw new GpuError("GPU", `reading results back failed: ${String(cause)}`, "open the GPU again", { cause });
-    }
-    const all = target.getMappedRange(0, total).slice(0);
-    target.unmap();
-    const list = this.staging.get(size);
-    if (list) list.push(target);
-    else this.staging.set(size, [target]);
+    });
     this.check();
     return storages.map((s, i) =>
       s.half

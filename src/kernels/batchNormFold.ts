@@ -9,6 +9,7 @@
  * Source: ours (the folding of batch norm into the weights, as everybody does it, with the ratio between them).
  * Layout: running mean and variance, gamma, beta, b [C] -> folded [2,C]: bias, gain; padded to 4, padding 0.
  */
+import type { Derivation } from "../gpu/derived.js";
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
@@ -51,9 +52,6 @@ export interface BatchNormFoldBuffers {
   readonly folded: Storage;
 }
 
-/** Bytes of what it makes for `c` channels. */
-export const foldedBytes = (c: number): number => 2 * vec4s(c) * 16;
-
 /** Records the folding of `c` channels. */
 export function batchNormFold(
   gpu: Gpu,
@@ -64,6 +62,18 @@ export function batchNormFold(
   const params = { c4: vec4s(c), eps };
   gpu.dispatch(batchNormFoldKernel, { biased: b.bias !== undefined }, params, buffers, linearGrid(params.c4));
 }
+
+/** Bias and gain of `c` channels, for {@link Gpu.derived}. */
+export const batchNormFolded = (
+  gpu: Gpu,
+  s: { readonly c: number; readonly eps: number },
+  b: Omit<BatchNormFoldBuffers, "folded">,
+): Derivation => ({
+  what: `folded batch norm ${s.c} ${s.eps} ${b.bias !== undefined}`,
+  from: [b.runningMean, b.runningVar, b.gamma, b.beta, ...(b.bias ? [b.bias] : [])],
+  bytes: 2 * vec4s(s.c) * 16,
+  make: (folded) => batchNormFold(gpu, s, { ...b, folded }),
+});
 
 /** Bias and gain in float64, channels unpadded. */
 export function batchNormFoldRef(

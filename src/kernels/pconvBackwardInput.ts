@@ -25,6 +25,8 @@ export interface PConvBackwardInputBuffers {
   readonly dx: Storage;
   /** Mask of x: tiles without a valid pixel are zeros. */
   readonly live?: PixelMask | undefined;
+  /** As in `PConvForwardBuffers`. */
+  readonly constantWeight?: boolean | undefined;
 }
 
 /** Records one input gradient. */
@@ -34,7 +36,8 @@ export function pconvBackwardInput(
   b: PConvBackwardInputBuffers,
   algorithm?: ConvAlgorithm,
 ): void {
-  const buffers = { src: b.dy, weight: b.weightT, dst: b.dx, live: b.live };
+  const { dy, weightT, dx, live, constantWeight } = b;
+  const buffers = { src: dy, weight: weightT, dst: dx, live, constantWeight };
   convolve(gpu, s, "backwardInput", buffers, {}, algorithm);
 }
 

@@ -34,14 +34,16 @@ export interface PConvForwardBuffers {
   readonly base?: Storage | undefined;
   /** Fused activation of y: max(y, 0) + slope min(y, 0); 0 is ReLU. */
   readonly slope?: number | undefined;
+  /** Nobody trains the weight: what is made of it is kept for the next time. Default false. */
+  readonly constantWeight?: boolean | undefined;
 }
 
 /** Records one forward convolution. */
 export function pconvForward(gpu: Gpu, s: ConvShape, b: PConvForwardBuffers, algorithm?: ConvAlgorithm): void {
-  const { ratio, base, slope, gained = false } = b;
+  const { ratio, base, slope, gained = false, constantWeight } = b;
   // Where the ratio is 0 nothing was valid, and the sum is 0 whatever the weights are.
   const live = b.live ?? (ratio && { mask: ratio.scale, n: ratio.n });
-  const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live, base };
+  const buffers = { src: b.x, weight: b.weight, dst: b.y, bias: b.bias, scale: ratio, live, base, constantWeight };
   convolve(gpu, s, "forward", buffers, { slope, gained }, algorithm);
 }
 

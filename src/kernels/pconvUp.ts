@@ -16,7 +16,7 @@ import type { Storage } from "../gpu/pool.js";
 import { convolve, convolveWeight } from "./conv/engine.js";
 import { counted } from "./conv/flopCounter.js";
 import { type ConvShape, squareWindow } from "./shape.js";
-import { type JoinedChannels, upWeight, upWeightBackward, upWeightBytes } from "./upWeight.js";
+import { type JoinedChannels, upWeightBackward, upWeightBytes, upWeightPart } from "./upWeight.js";
 import type { PixelMask } from "./slabs.js";
 
 /** Sizes of the output; even height and width. */
@@ -56,6 +56,8 @@ export interface PConvUpBuffers {
   readonly y: Storage;
   /** Fused activation of y: max(y, 0) + slope min(y, 0). */
   readonly slope?: number | undefined;
+  /** As in `PConvForwardBuffers`. */
+  readonly constantWeight?: boolean | undefined;
 }
 
 /** Operations of the layer that this is instead of: 3x3 over `channels` of the joined tensor, the same for all three passes. */
@@ -64,19 +66,17 @@ const textbookFlops = (s: UpShape, channels: number): number => 2 * s.n * s.h * 
 /** Records one forward level. */
 export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
   const live = { mask: b.ratio.scale, n: b.ratio.n };
-  const part = (name: "low" | "skip") => {
-    const taken = gpu.alloc(upWeightBytes(s, name), `pconvUp ${name} weight`);
-    upWeight(gpu, s, { part: name, transposed: false }, b.weight, taken);
-    return taken;
-  };
+  const { constantWeight = false } = b;
+  const part = (name: "low" | "skip", run: (weight: Storage) => void) =>
+    gpu.derived(upWeightPart(gpu, s, { part: name, transposed: false }, b.weight), constantWeight, run);
   counted(gpu, "pconvUpForward", textbookFlops(s, s.low + s.skip), () => {
-    const low = part("low");
-    convolve(gpu, lowShape(s), "backwardInput", { src: b.low, weight: low, dst: b.y, live });
-    gpu.free(low);
-    const skip = part("skip");
-    const buffers = { src: b.skip, weight: skip, dst: b.y, bias: b.bias, scale: b.ratio, live };
-    convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope, gained: b.gained ?? false });
-    gpu.free(skip);
+    part("low", (weight) => {
+      convolve(gpu, lowShape(s), "backwardInput", { src: b.low, weight, dst: b.y, live, constantWeight });
+    });
+    part("skip", (weight) => {
+      const buffers = { src: b.skip, weight, dst: b.y, bias: b.bias, scale: b.ratio, live, constantWeight };
+      convolve(gpu, skipShape(s), "forward", buffers, { accumulate: true, slope: b.slope, gained: b.gained ?? false });
+    });
   });
 }
 
@@ -98,12 +98,8 @@ export interface PConvUpBackwardBuffers {
 
 /** Records the gradients of one level. */
 export function pconvUpBackward(gpu: Gpu, s: UpShape, b: PConvUpBackwardBuffers): void {
-  const transposed = (part: "low" | "skip", run: (weightT: Storage) => void) => {
-    const taken = gpu.alloc(upWeightBytes(s, part), `pconvUp ${part} weight`);
-    upWeight(gpu, s, { part, transposed: true }, b.weight, taken);
-    run(taken);
-    gpu.free(taken);
-  };
+  const transposed = (part: "low" | "skip", run: (weightT: Storage) => void) =>
+    gpu.derived(upWeightPart(gpu, s, { part, transposed: true }, b.weight), false, run);
   const { dLow, dSkip, dw } = b;
   if (dLow) {
     transposed("low", (weight) => {

@@ -3,6 +3,7 @@
  *
  * Source: ours. Layout: both padded to 4; padding stays zero.
  */
+import type { Derivation } from "../gpu/derived.js";
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
@@ -35,6 +36,14 @@ export function transposeWeight(gpu: Gpu, s: ConvShape, weight: Storage, transpo
   const grid = linearGrid(params.taps * params.c4 * params.k4);
   gpu.dispatch(transposeWeightKernel, undefined, params, [weight, transposed], grid);
 }
+
+/** The transposed weight, for {@link Gpu.derived}. */
+export const weightTransposed = (gpu: Gpu, s: ConvShape, weight: Storage): Derivation => ({
+  what: `transposed weight ${s.kernel.join("x")} ${s.c}->${s.k}`,
+  from: [weight],
+  bytes: weight.bytes, // both channel counts are padded: equal sizes
+  make: (transposed) => transposeWeight(gpu, s, weight, transposed),
+});
 
 /** The same, channels unpadded. */
 export function transposeWeightRef(s: ConvShape, weight: ArrayLike<number>): Float64Array {

@@ -14,6 +14,7 @@
  * Layout: weight [3,3,C,K]; low's part [4,4,Cl,K] or transposed [4,4,K,Cl]; skip's part [3,3,Cs,K] or [3,3,K,Cs]; C = Cl + Cs;
  * all channel counts padded to 4 on their own, padding zero.
  */
+import type { Derivation } from "../gpu/derived.js";
 import { defineKernel } from "../gpu/kernel.js";
 import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
@@ -108,6 +109,14 @@ export function upWeight(gpu: Gpu, s: JoinedChannels, spec: PartSpec, weight: St
   const rows = spec.part === "low" ? 4 : 9;
   gpu.dispatch(upWeightKernel, spec, params, [weight, taken], linearGrid(rows * vec4s(count) * params.k4));
 }
+
+/** One part of a weight, for {@link Gpu.derived}. */
+export const upWeightPart = (gpu: Gpu, s: JoinedChannels, spec: PartSpec, weight: Storage): Derivation => ({
+  what: `${spec.transposed ? "transposed " : ""}weight of ${spec.part}, ${s.low}+${s.skip}->${s.k} ${s.lowFirst}`,
+  from: [weight],
+  bytes: upWeightBytes(s, spec.part),
+  make: (taken) => upWeight(gpu, s, spec, weight, taken),
+});
 
 // Of low's part an invocation makes the three taps of a column, from the sums of neighbours in each row of the 4x4 kernel.
 export const upWeightBackwardKernel = defineKernel({

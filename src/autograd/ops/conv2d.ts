@@ -8,7 +8,7 @@ import type { Storage } from "../../gpu/pool.js";
 import type { Tape } from "../tape.js";
 import { shapeText, type Tensor } from "../tensor.js";
 import { checkSlope } from "./activation.js";
-import { convGradients, type Live } from "./convGradients.js";
+import { convGradients, isConstant, type Live } from "./convGradients.js";
 
 /** Geometry as in PyTorch's `Conv2d`; pairs are [height, width]. */
 export interface Conv2dOptions {
@@ -117,6 +117,7 @@ export function conv2d(
     live: known?.live,
     base: known?.base.storage,
     slope,
+    constantWeight: isConstant(tape, weight),
   });
 
   const inputs = bias ? [x, weight, bias] : [x, weight];

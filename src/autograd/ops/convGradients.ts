@@ -2,13 +2,16 @@
 import { pconvBackwardInput } from "../../kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight } from "../../kernels/pconvBackwardWeight.js";
 import type { ConvShape } from "../../kernels/shape.js";
-import { transposeWeight } from "../../kernels/transposeWeight.js";
+import { weightTransposed } from "../../kernels/transposeWeight.js";
 import type { PixelMask } from "../../kernels/slabs.js";
 import type { Tape } from "../tape.js";
 import type { Tensor } from "../tensor.js";
 
 /** A mask of pixels that matter; elsewhere the tensor that it goes with is zero, or need not be known. */
 export type Live = PixelMask;
+
+/** Nothing trains the weight meanwhile: the forms of it that kernels take are worth keeping. */
+export const isConstant = (tape: Tape, weight: Tensor): boolean => !tape.options.grad || !weight.requiresGrad;
 
 /**
  * With g the gradient of W * x: dx = W^T * g and dw = x (corr) g, each where it is wanted.
@@ -26,11 +29,12 @@ export function convGradients(
   const { gpu } = tape;
   let dx: Tensor | null = null;
   if (x.requiresGrad) {
-    dx = tape.like(x, `${name}.dx`);
-    const weightT = tape.storage(weight.storage.bytes, `${name}.weightT`); // both channel counts are padded: equal sizes
-    transposeWeight(gpu, s, weight.storage, weightT);
-    pconvBackwardInput(gpu, s, { dy: g.storage, weightT, dx: dx.storage, live: liveX });
-    tape.release(weightT);
+    const made = tape.like(x, `${name}.dx`);
+    const constantWeight = isConstant(tape, weight);
+    gpu.derived(weightTransposed(gpu, s, weight.storage), constantWeight, (weightT) => {
+      pconvBackwardInput(gpu, s, { dy: g.storage, weightT, dx: made.storage, live: liveX, constantWeight });
+    });
+    dx = made;
   }
   let dw: Tensor | null = null;
   if (weight.requiresGrad) {

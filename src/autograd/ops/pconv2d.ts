@@ -1,6 +1,6 @@
 import type { Storage } from "../../gpu/pool.js";
 import { activationBackward } from "../../kernels/activation.js";
-import { batchNormFold, foldedBytes } from "../../kernels/batchNormFold.js";
+import { batchNormFolded } from "../../kernels/batchNormFold.js";
 import { channelSum } from "../../kernels/channelSum.js";
 import type { PConvConvention } from "../../kernels/maskUpdate.js";
 import { pixelScale } from "../../kernels/pixelScale.js";
@@ -96,23 +96,19 @@ function withFoldedBatchNorm(tape: Tape, layer: Layer, batchNorm: Normalized, sl
   const { sums, bias, ratio, half } = layer;
   const { gamma, beta, runningMean, runningVar } = batchNorm.tensors;
   const { k } = sums.shape;
-  const folded = tape.storage(foldedBytes(k), "pconv2d.folded");
-  batchNormFold(
-    tape.gpu,
-    { c: k, eps: batchNorm.options.eps },
-    {
-      runningMean: runningMean.storage,
-      runningVar: runningVar.storage,
-      gamma: gamma.storage,
-      beta: beta.storage,
-      bias: bias?.storage,
-      folded,
-    },
-  );
+  const constants = {
+    runningMean: runningMean.storage,
+    runningVar: runningVar.storage,
+    gamma: gamma.storage,
+    beta: beta.storage,
+    bias: bias?.storage,
+  };
   const [h, w] = sumsSize(sums);
   const y = tape.alloc({ n: sums.shape.n, h, w, c: k }, "pconv2d", half);
-  sums.forward(tape.gpu, { y: y.storage, bias: folded, gained: true, ratio, slope });
-  return tape.record("pconv2d", sums.sources, y, [folded], () => {
+  tape.gpu.derived(batchNormFolded(tape.gpu, { c: k, eps: batchNorm.options.eps }, constants), true, (folded) => {
+    sums.forward(tape.gpu, { y: y.storage, bias: folded, gained: true, ratio, slope });
+  });
+  return tape.record("pconv2d", sums.sources, y, [], () => {
     throw new Error("pconv2d: expected no gradient through a folded batch norm");
   });
 }

@@ -11,7 +11,7 @@ import { convOutputSize, type ConvShape, vec4s } from "../../kernels/shape.js";
 import type { Tape } from "../tape.js";
 import { type Mask, type MaskRatio, shapeText, type Tensor } from "../tensor.js";
 import { type Conv2dOptions, convShape } from "./conv2d.js";
-import { convGradients, type Live } from "./convGradients.js";
+import { convGradients, isConstant, type Live } from "./convGradients.js";
 import { maskMultiply } from "./maskMultiply.js";
 import { joinMasks } from "./upsample.js";
 
@@ -45,11 +45,13 @@ export function sumsOf(tape: Tape, x: Tensor, mask: Mask | null, weight: Tensor,
   const shape = convShape("pconv2d", x, weight, options);
   const valid = mask ?? tape.uploadMask({ n: 1, h: shape.h, w: shape.w }, new Float32Array(shape.h * shape.w).fill(1));
   const source = mask ? maskMultiply(tape, x, mask) : x;
+  const constantWeight = isConstant(tape, weight);
   return {
     shape,
     sources: [source],
     mask: valid,
-    forward: (gpu, target) => pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, ...target }),
+    forward: (gpu, target) =>
+      pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, constantWeight, ...target }),
     backward(g, ratio) {
       const live = { liveX: wanted(source), liveY: { mask: ratio.scale, n: ratio.n } };
       const { dx, dw } = convGradients(tape, "pconv2d", shape, source, weight, g, live);
@@ -101,7 +103,13 @@ export function sumsOfTwo(
     sources: [lowX, skipX],
     mask,
     forward: (gpu, target) =>
-      pconvUpForward(gpu, up, { low: lowX.storage, skip: skipX.storage, weight: weight.storage, ...target }),
+      pconvUpForward(gpu, up, {
+        low: lowX.storage,
+        skip: skipX.storage,
+        weight: weight.storage,
+        constantWeight: isConstant(tape, weight),
+        ...target,
+      }),
     backward(g, ratio) {
       const gradient = (x: Tensor) => (x.requiresGrad ? tape.like(x, "pconv2dUp.dx") : null);
       const [dLow, dSkip] = [gradient(lowX), gradient(skipX)];

@@ -33,6 +33,8 @@ export interface GatherBuffers {
   readonly src: Storage;
   /** [kh,kw,source channels,output channels], or one of these per image. */
   readonly weight: Storage;
+  /** Nobody trains it: what is made of it is kept for the next time. Default false. */
+  readonly constantWeight?: boolean | undefined;
   readonly dst: Storage;
   /** [K], or with the option `gained` [2,K]: bias, then gain. */
   readonly bias?: Storage | undefined;

@@ -90,10 +90,8 @@ export function winogradGather(
   const [c, k] = forward ? [s.c, s.k] : [s.k, s.c];
   const [c4, k4] = [vec4s(c), vec4s(k)];
   const padding = forward ? s.padding : ([2 - s.padding[0], 2 - s.padding[1]] as const);
-  const u = gpu.alloc(16 * c4 * 4 * k4 * 16, "winograd weight");
-  winogradWeight(gpu, { rows: 4 * c4, k4, turned: !forward }, { w: b.weight, u });
   const flags = gatherFlags(b, o);
-  for (const run of runs(gpu, s.n, output[0], output[1], c4 + k4)) {
+  const inRun = (run: Omit<TileRows, "c4">, u: Storage) => {
     const tiles = run.rows * run.tilesX;
     const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
     const m = gpu.alloc(16 * tiles * k4 * 16, "winograd products");
@@ -120,8 +118,17 @@ export function winogradGather(
       },
     );
     for (const storage of [v, m, ...(live ? [live] : [])]) gpu.free(storage);
-  }
-  gpu.free(u);
+  };
+  const form = { rows: 4 * c4, k4, turned: !forward };
+  const transformed = {
+    what: `Winograd weight ${form.rows}x${k4} ${form.turned}`,
+    from: [b.weight],
+    bytes: 16 * form.rows * k4 * 16,
+    make: (u: Storage) => winogradWeight(gpu, form, { w: b.weight, u }),
+  };
+  gpu.derived(transformed, b.constantWeight ?? false, (u) => {
+    for (const run of runs(gpu, s.n, output[0], output[1], c4 + k4)) inRun(run, u);
+  });
 }
 
 /** Records a weight pass in Winograd's form. */
