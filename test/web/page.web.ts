@@ -1,5 +1,5 @@
 /** The built page in a real Chromium: from a photo to a filled PNG, and what may go wrong on the way. */
-import type { Browser } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 import sharp from "sharp";
 import { PNG } from "pngjs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -36,6 +36,10 @@ async function onNode(picture: RgbaPicture, maskPng: PNG): Promise<Uint8ClampedA
   }
 }
 
+/** Whether the browser would ask the visitor before it leaves the page. */
+const asksBeforeLeaving = (page: Page): Promise<boolean> =>
+  page.evaluate(() => !window.dispatchEvent(new Event("beforeunload", { cancelable: true })));
+
 /** A small picture with a gradient in each channel. */
 function gradient(width: number, height: number): Uint8Array {
   const rgba = new Uint8Array(width * height * 4).fill(255);
@@ -71,13 +75,16 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
     await page.locator("#sample").click();
     await ready(page);
     expect(await page.locator("#fill").isDisabled()).toBe(true);
+    expect(await asksBeforeLeaving(page)).toBe(false);
     await setBrush(page, 40);
     await paint(page, sample, [340, 60], [350, 90]);
+    expect(await asksBeforeLeaving(page)).toBe(true);
     await paint(page, sample, [60, 300], [100, 300]);
     expect(await status(page)).toMatch(/the hole is 2\.\d % of it/);
 
     await page.locator("#undo").click();
     await page.locator("#undo").click();
+    expect(await asksBeforeLeaving(page)).toBe(false);
     expect(await status(page)).toMatch(/paint over/);
     expect(await page.locator("#fill").isDisabled()).toBe(true);
     await page.locator("#redo").click();
@@ -89,9 +96,11 @@ describe.skipIf(WITHOUT_CHROMIUM)("the page", () => {
 
     await fill(page);
     expect(await status(page)).toMatch(/^Filled in [\d.]+ s, \d+ passe?s?\.$/);
+    expect(await asksBeforeLeaving(page)).toBe(true);
     const { name, png } = await saved(page, "#download");
     expect(name).toBe("sample.filled.png");
     expect([png.width, png.height]).toEqual([sample.width, sample.height]);
+    expect(await asksBeforeLeaving(page)).toBe(false);
 
     const node = await onNode(sample, mask);
     let [largest, sum, count, changed, untouched] = [0, 0, 0, 0, 0];

@@ -48,6 +48,8 @@ export class Editor {
   private result: Result | null = null;
   private phase: Phase = "empty";
   private fillStop: AbortController | null = null;
+  /** Leaving the page would lose work: strokes, or a picture that was filled and not downloaded. */
+  private unsaved = false;
   /** "failed" may go better the next time, such as a download. */
   private gpu: "opening" | "ready" | "none" | "failed" = "opening";
 
@@ -82,6 +84,9 @@ export class Editor {
     button("clear").onclick = () => this.open?.editing.clear();
     button("invert").onclick = () => this.open?.editing.invert();
     this.stage.onEdit = () => this.maskEdited();
+    window.addEventListener("beforeunload", (event) => {
+      if (this.unsaved || this.phase === "filling") event.preventDefault(); // the browser asks, in words of its own
+    });
     this.update();
   }
 
@@ -177,6 +182,7 @@ export class Editor {
   private maskEdited(): void {
     this.update();
     if (!this.open || this.open.editing.stroking) return;
+    this.unsaved = this.open.editing.canUndo || this.open.changed;
     const { width, height, values } = this.open.editing.mask;
     this.on.mask({ width, height, values });
   }
@@ -208,6 +214,7 @@ export class Editor {
         { signal: this.fillStop.signal, onEvent: (event: Progress) => this.news.show(event) },
       );
       this.result = { ...filled, bitmap: await toBitmap(filled.picture) };
+      this.unsaved = true;
       this.toolbar.placeSplit(middleOfHole(open.editing.mask));
       this.enter("result");
       this.news.idle();
@@ -239,12 +246,14 @@ export class Editor {
     const picture = this.result?.picture ?? this.open.picture;
     this.news.say("Writing the PNG …"); // seconds, for the largest photos
     download(await this.client.call("encodePng", picture), `${this.open.name}.filled.png`);
+    this.unsaved = false;
     this.news.say(`Saved ${this.open.name}.filled.png, ${sizeOf(picture)}.`);
   }
 
   private async saveMask(): Promise<void> {
     if (!this.open) return;
     download(await this.client.call("encodePng", maskToRgba(this.open.editing.mask)), `${this.open.name}.mask.png`);
+    this.unsaved = this.open.changed;
   }
 
   /** Keyboards must not lose their place because the button under it went away. */
