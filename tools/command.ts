@@ -90,6 +90,9 @@ function usageError(command: Command, argv: readonly string[], error: CommanderE
   const perhaps = guess === undefined ? help : `perhaps ${guess} is meant; ${help}`;
   switch (error.code) {
     case "commander.invalidArgument": {
+      // Of an argument without an option's name: command-argument value '' is invalid for argument 'in'. Why
+      const [, argument, whyNot] = /^command-argument value .* argument '(.*?)'\. (.*)$/s.exec(message) ?? [];
+      if (argument !== undefined) return new UserError(`<${argument}>`, whyNot, help);
       const [, got, why] = /argument '(.*)' is invalid\. (.*)$/s.exec(message) ?? ["", "", message];
       const choices = /^Allowed choices are (.*)\.$/s.exec(why)?.[1];
       return new UserError(option, choices === undefined ? why : `expected one of ${choices}, got ${got}`, help);
@@ -112,6 +115,15 @@ function usageError(command: Command, argv: readonly string[], error: CommanderE
       return new UserError(called, message, help);
   }
 }
+
+/** An option value that is a path: an unset shell variable must not become the working folder, or a message without a name. */
+export function path(text: string): string {
+  if (text === "") throw new InvalidArgumentError("expected a path, got an empty text");
+  return text;
+}
+
+/** The same of an argument that may be given several times. */
+export const paths = (text: string, before: readonly string[] = []): string[] => [...before, path(text)];
 
 /** An option value that must be an integer from `min` to `max`. */
 export const integer =

@@ -15,6 +15,7 @@ import { onnxFile } from "../src/pconv/unetOnnx.js";
 import { portFile } from "../src/pconv/unetPort.js";
 import { findUNet, type SkippedTensor, unetMetadata, type UNetWeights } from "../src/pconv/unetWeights.js";
 import { findVgg, foldInputShift, type VggConvention, vggFromCaffe } from "../src/pconv/vggWeights.js";
+import { path } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
 
 const TARGETS = ["safetensors", "port", "onnx"] as const;
@@ -200,8 +201,8 @@ export function convertCommand(): Command {
         "library, a state dict that the port loads, or an ONNX graph; VGG16 and VGG19 and any other tensors into safetensors. " +
         "Says what was read, skipped and missing. Needs no GPU.",
     )
-    .argument("<in>", "weight file or URL: .safetensors, .pth, .h5; #sha256=HEX at a URL's end is checked")
-    .argument("<out>", "file to write; written under another name first and then renamed")
+    .argument("<in>", "weight file or URL: .safetensors, .pth, .h5; #sha256=HEX at a URL's end is checked", path)
+    .argument("<out>", "file to write; written under another name first and then renamed", path)
     .addOption(
       new Option(
         "--to <form>",

@@ -1,6 +1,6 @@
 /** `pconv evaluate`: quality of fills by hole ratio, for a network and for baselines. */
-import { basename } from "node:path";
-import { Command, Option } from "commander";
+import { basename, extname } from "node:path";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { printable, UserError } from "../src/errors.js";
 import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
 import { listPictures } from "../src/io/folderList.js";
@@ -24,7 +24,7 @@ import {
 import { evaluationMask, evaluationPicture } from "../src/pconv/evaluationSize.js";
 import type { HoleColour } from "../src/pconv/maskAugment.js";
 import type { Picture } from "../src/pconv/picture.js";
-import { integer } from "./command.js";
+import { integer, path } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
 import { Progress } from "./progress.js";
 import { amongRanks, type Ranks } from "./ranks.js";
@@ -62,6 +62,12 @@ interface OnGpu {
 
 /** Short name of weights in the table: of a URL, without its query. */
 const nameOf = (weights: string): string => basename(isUrl(weights) ? new URL(weights).pathname : weights);
+
+/** Said at once, not after everything is measured. */
+function pngPath(text: string): string {
+  if (extname(text).toLowerCase() === ".png") return text;
+  throw new InvalidArgumentError(`expected a name that ends in .png, got ${text}`);
+}
 
 /** Opens the GPU if anything needs it. */
 async function open({ weights, vggPath }: Options, quiet: boolean): Promise<OnGpu> {
@@ -282,9 +288,9 @@ export function evaluateCommand(): Command {
         "the middle; masks are resized by nearest neighbour; in each bin picture i gets mask i mod n, in the order of names. " +
         "A file that cannot be read stops it. A fill without any error counts as 100 dB.",
     )
-    .requiredOption("--images <dir>", "folder of pictures; subfolders too")
-    .requiredOption("--masks <dir>", "folder of masks; subfolders too")
-    .option("--weights <path>", "weights of the network, as for pconv inpaint", DEFAULT_WEIGHTS)
+    .requiredOption("--images <dir>", "folder of pictures; subfolders too", path)
+    .requiredOption("--masks <dir>", "folder of masks; subfolders too", path)
+    .option("--weights <path>", "weights of the network, as for pconv inpaint", path, DEFAULT_WEIGHTS)
     .option("--no-weights", "only the baselines")
     .addOption(
       new Option(
@@ -300,10 +306,12 @@ export function evaluateCommand(): Command {
     .option(
       "--vgg-path <file>",
       "VGG16 or VGG19, or auto to download it: adds a distance by its features, in the manner of LPIPS but not LPIPS",
+      path,
     )
     .option(
       "--sheet <file>",
       "PNG of four results of each bin by PSNR: best, median, low (a quarter is worse) and worst",
+      pngPath,
     )
     .option("--json", "one JSON line on stdout; its bins are the network's, or the first baseline's with --no-weights")
     .option("--debug", "show stack traces")

@@ -1,10 +1,10 @@
 /** `pconv inpaint`: fills the holes of picture files with a trained network. */
 import { stat } from "node:fs/promises";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, Option } from "commander";
 import sharp from "sharp";
 import { GpuError, printable, UserError } from "../src/errors.js";
 import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
-import { integer } from "./command.js";
+import { integer, path, paths } from "./command.js";
 import { showingDownloads } from "./downloadProgress.js";
 import type { Filled } from "./inpaint/fillFile.js";
 import type { MaskOptions } from "./inpaint/fitMask.js";
@@ -27,11 +27,6 @@ interface Options extends MaskOptions {
   readonly raw?: true;
   readonly force?: true;
   readonly json?: true;
-}
-
-function path(text: string): string {
-  if (text === "") throw new InvalidArgumentError("expected a path, got an empty text");
-  return text;
 }
 
 async function run(inputs: readonly string[], o: Options): Promise<void> {
@@ -164,7 +159,7 @@ export function inpaintCommand(): Command {
         "profile and every pixel outside the hole come out as they went in. So that this holds, JPEG is written as PNG and " +
         "CMYK as TIFF; WebP is written without loss. Results that exist are skipped.",
     )
-    .argument("<image...>", "pictures, or folders of pictures (searched with their subfolders)")
+    .argument("<image...>", "pictures, or folders of pictures (searched with their subfolders)", paths)
     .requiredOption(
       "--mask <path>",
       "one mask for all pictures, or a folder with a mask for each, named as the picture or with _mask behind",

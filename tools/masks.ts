@@ -10,10 +10,10 @@ import { holeBin, HOLE_BINS } from "../src/pconv/evaluate.js";
 import { varyMask } from "../src/pconv/maskAugment.js";
 import { occlusionMasks } from "../src/pconv/occlusion.js";
 import { holeRatio, type MaskPicture, type Picture } from "../src/pconv/picture.js";
-import { generateMask, isMixed } from "../src/pconv/randomMask.js";
+import { generateScaledMask, isMixed } from "../src/pconv/randomMask.js";
 import { Rng } from "../src/pconv/rng.js";
 import { generateStrokes } from "../src/pconv/strokes.js";
-import { integer } from "./command.js";
+import { integer, path } from "./command.js";
 import { Progress } from "./progress.js";
 
 /** Below this the shapes that are drawn cover everything; above it a mask does not fit into memory comfortably. */
@@ -65,7 +65,7 @@ function parseCount(text: string): number {
 export type Draw = (size: Size, rng: Rng) => MaskPicture;
 
 const DRAWN: Readonly<Record<"lines" | "strokes", Draw>> = {
-  lines: ({ width, height }, rng) => generateMask(width, height, rng),
+  lines: ({ width, height }, rng) => generateScaledMask(width, height, rng),
   strokes: ({ width, height }, rng) => generateStrokes(width, height, rng),
 };
 
@@ -137,9 +137,9 @@ async function run(options: Options): Promise<void> {
   checkFrames(options);
   // Padded, so that names sort like numbers; five digits at least, so that a larger count repeats the names.
   const width = Math.max(5, String(count - 1).length);
-  const path = (index: number) => join(out, `mask-${String(index).padStart(width, "0")}.png`);
+  const file = (index: number) => join(out, `mask-${String(index).padStart(width, "0")}.png`);
   const indices = Array.from({ length: count }, (_, index) => index);
-  const taken = force ? undefined : indices.map(path).find((name) => existsSync(name));
+  const taken = force ? undefined : indices.map(file).find((name) => existsSync(name));
   if (taken !== undefined) {
     throw new UserError(
       "pconv masks",
@@ -154,7 +154,7 @@ async function run(options: Options): Promise<void> {
     progress.at(out);
     for (const index of indices) {
       const mask = drawMask(size, seed, index, draw);
-      await writeMaskPng(path(index), mask, "white");
+      await writeMaskPng(file(index), mask, "white");
       ratios.push(holeRatio(mask));
       progress.advance(1);
     }
@@ -193,7 +193,7 @@ export function masksCommand(): Command {
     )
     .requiredOption("--count <n>", "how many", parseCount)
     .requiredOption("--size <WxH>", "width and height in pixels, such as 512x512", parseSize)
-    .requiredOption("--out <dir>", "folder, made if missing; nothing is written when a file of a needed name exists")
+    .requiredOption("--out <dir>", "folder, made if missing; nothing is written when a file of a needed name exists", path)
     .option("--seed <n>", "which random numbers", integer(0), 0)
     .addOption(
       new Option(

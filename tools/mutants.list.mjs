@@ -7,6 +7,7 @@
  */
 import { engine } from "./mutants.engine.mjs";
 import { kernels } from "./mutants.kernels.mjs";
+import { memory } from "./mutants.memory.mjs";
 import { parallel } from "./mutants.parallel.mjs";
 import { training } from "./mutants.training.mjs";
 
@@ -260,4 +261,4 @@ const loss = [
   },
 ];
 
-export const MUTANTS = [...kernels, ...engine, ...autograd, ...networks, ...loss, ...training, ...parallel];
+export const MUTANTS = [...kernels, ...engine, ...memory, ...autograd, ...networks, ...loss, ...training, ...parallel];

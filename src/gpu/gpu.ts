@@ -14,6 +14,7 @@ import type { BufferPlan } from "./bufferPlan.js";
 import { InOrder } from "./inOrder.js";
 import { GpuMemoryError } from "./memoryError.js";
 import { BufferPool, type MemoryUse, type Storage, tooLarge } from "./pool.js";
+import { watchDevice } from "./deviceErrors.js";
 import { Readback } from "./readback.js";
 import type { DispatchTimer } from "./timing.js";
 
@@ -63,30 +64,8 @@ export class Gpu {
       size: this.uniformBytes.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     });
-    // Dawn only prints uncaptured errors and the process would exit with 0: keep the first one and fail the next call.
-    device.onuncapturederror = (event) => {
-      const memory = event.error.constructor.name === "GPUOutOfMemoryError";
-      const message = event.error.message.trim().split("\n").slice(0, 6).join(" ");
-      this.fail(
-        memory
-          ? new GpuMemoryError("GPU memory", message, "use a smaller image size, batch size or width")
-          : new GpuError(
-              "GPU",
-              message,
-              "this is a fault in a kernel or its caller; run with PCONV_WGSL=1 to print the WGSL sources",
-            ),
-      );
-    };
-    void device.lost.then((info) => {
-      if (this.closed) return;
-      this.fail(
-        new GpuError(
-          "GPU",
-          `the device was lost (${info.reason ?? "unknown"}): ${info.message}`,
-          "open the GPU again; if it happens repeatedly, use a smaller image size or batch size, or update the driver",
-        ),
-      );
-    });
+    const closed = () => this.closed;
+    watchDevice(device, closed, (error) => this.fail(error));
   }
 
   private fail(error: Error): void {
@@ -292,7 +271,7 @@ export class Gpu {
     this.kept.changed(storage);
     this.flush(); // a queue write overtakes commands that are recorded but not submitted
     const kept = this.order.waiting ? values.slice() : values;
-    this.inOrder(() => this.put(storage, kept, byteOffset));
+    this.inOrder(() => this.upload(storage, kept, byteOffset));
   }
 
   /**
@@ -301,6 +280,10 @@ export class Gpu {
    */
   put(storage: Storage, values: Float32Array | Uint32Array, byteOffset = 0): void {
     this.kept.changed(storage);
+    this.upload(storage, values, byteOffset);
+  }
+
+  private upload(storage: Storage, values: Float32Array | Uint32Array, byteOffset: number): void {
     // Dawn on Node crashes on memory shared between threads: such views are copied first.
     const shared = typeof SharedArrayBuffer !== "undefined" && values.buffer instanceof SharedArrayBuffer;
     const half = storage.half && values instanceof Float32Array;

@@ -82,6 +82,16 @@ export function generateMask(width: number, height: number, rng: Rng, options: R
 const DRAWN_SIZE = 512;
 
 /**
+ * {@link generateMask} with the hole ratios of a 512x512 mask at smaller sizes too: what is smaller is drawn as large as that, in
+ * the wanted shape, and reduced.
+ */
+export function generateScaledMask(width: number, height: number, rng: Rng, options?: RandomMaskOptions): MaskPicture {
+  const scale = Math.max(1, (2 * DRAWN_SIZE) / (width + height));
+  const drawn = generateMask(Math.round(width * scale), Math.round(height * scale), rng, options);
+  return reduce(drawn, width, height);
+}
+
+/**
  * An endless supply of {@link generateMask}, each with at least one hole pixel and one valid pixel. Hole ratios are those of
  * 512x512 masks at every size up to it; `thickness` counts pixels at 512x512 too.
  */
@@ -110,8 +120,7 @@ export class RandomMaskSource implements MaskSource {
     }
     let mask: MaskPicture | undefined;
     for (let attempt = 0; attempt < MAX_REDRAWS; attempt++) {
-      const side = Math.max(size, DRAWN_SIZE);
-      mask = reduce(generateMask(side, side, Rng.of(seed, STREAM, index, attempt), this.options), size);
+      mask = generateScaledMask(size, size, Rng.of(seed, STREAM, index, attempt), this.options);
       if (isMixed(mask)) return mask;
     }
     const values = mask!.values;
@@ -121,15 +130,15 @@ export class RandomMaskSource implements MaskSource {
   }
 }
 
-/** A square mask reduced to `size` x `size`: each pixel is the one at its centre. */
-function reduce(mask: MaskPicture, size: number): MaskPicture {
-  if (mask.width === size) return mask;
-  const at = (i: number) => Math.floor(((i + 0.5) * mask.width) / size);
-  const values = new Uint8Array(size * size);
-  for (let y = 0; y < size; y++) {
-    for (let x = 0; x < size; x++) values[y * size + x] = mask.values[at(y) * mask.width + at(x)];
+/** A mask reduced to a size: each pixel is the one at its centre. */
+function reduce(mask: MaskPicture, width: number, height: number): MaskPicture {
+  if (mask.width === width && mask.height === height) return mask;
+  const values = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const row = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
+    for (let x = 0; x < width; x++) values[y * width + x] = mask.values[row + Math.floor(((x + 0.5) * mask.width) / width)];
   }
-  return { width: size, height: size, values };
+  return { width, height, values };
 }
 
 /** Whether a mask has both hole and valid pixels: only then is there something to fill, and something to fill it from. */

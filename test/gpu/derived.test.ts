@@ -71,10 +71,12 @@ const trainer = (model: PConvUNet) =>
   });
 
 it("inference makes the forms of its weights once, and gives them back with the network", async () => {
+  const empty = gpu().memory().inUse;
   const earlier = new PConvUNet(gpu(), OPTIONS, 1);
-  await infer(gpu(), earlier); // small constants stay with the GPU
+  await infer(gpu(), earlier);
   earlier.free();
   const before = gpu().memory().inUse;
+  expect(before - empty).toBeLessThan(4096); // small constants stay with the GPU
   const model = new PConvUNet(gpu(), OPTIONS, 1);
   const first = await infer(gpu(), model);
   const second = await infer(gpu(), model);

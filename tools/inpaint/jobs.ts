@@ -1,5 +1,5 @@
 /** Which pictures `pconv inpaint` fills, with which masks, and where the results go. */
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { basename, dirname, extname, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { UserError } from "../../src/errors.js";
@@ -19,6 +19,8 @@ export interface Job {
 
 /** Endings that a result may have. */
 const RESULT_ENDINGS = [".png", ".webp", ".tif"];
+/** Endings of pictures that cannot be written: whoever asks for one does not mean a folder of that name. */
+const OTHER_ENDINGS = [".bmp", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"];
 /** What may follow the picture's name in the name of its mask. */
 const MASK_SUFFIX = /[-_. ]mask$/i;
 
@@ -66,7 +68,9 @@ export async function listJobs(inputs: readonly string[], masks: string, out: st
   if (oneFile && (found.size > 1 || folders > 0)) {
     throw new UserError("--out", `expected a folder for several pictures, got ${out}`, "name a folder");
   }
-  if (out !== undefined && !oneFile && extname(out) !== "" && existsSync(out) && !(await isFolder(out))) {
+  const isFile = out !== undefined && existsSync(out) && !(await isFolder(out));
+  const namesOther = out !== undefined && !existsSync(out) && OTHER_ENDINGS.includes(extname(out).toLowerCase());
+  if (!oneFile && ((isFile && extname(out) !== "") || namesOther)) {
     throw new UserError("--out", `expected a folder, or a .png, .webp, .tif or .jpg file, got ${out}`, "name a folder");
   }
   const uses = new Map<string, number>();
@@ -74,13 +78,31 @@ export async function listJobs(inputs: readonly string[], masks: string, out: st
   for (const { folder, inFolder } of found.values()) {
     uses.set(key(folder, inFolder), (uses.get(key(folder, inFolder)) ?? 0) + 1);
   }
-  return [...found.values()].map(({ image, folder, inFolder }) => {
+  const jobs = [...found.values()].map(({ image, folder, inFolder }): Job => {
     const mask = maskFor(image, inFolder);
     if (oneFile) return { image, mask, out: out!, outFormat };
     // a.jpg and a.png must not become one file.
     const shared = uses.get(key(folder, inFolder))! > 1;
     return { image, mask, out: join(folder, shared ? inFolder : withoutEnding(inFolder)) };
   });
+  checkApart(jobs);
+  return jobs;
+}
+
+/** Refuses pictures of one name from several folders, of which the last one filled would replace the others' results. */
+function checkApart(jobs: readonly Job[]): void {
+  const images = new Map<string, string>();
+  for (const { image, out } of jobs) {
+    const other = images.get(resolve(out));
+    if (other !== undefined) {
+      throw new UserError(
+        "pconv inpaint",
+        `expected pictures whose results have different names, got ${other} and ${image}, which both become ${out}`,
+        "fill them one after the other, each with an --out of its own",
+      );
+    }
+    images.set(resolve(out), image);
+  }
 }
 
 /** Folders of masks and results inside of a folder of pictures: what is in them are no pictures to fill. */
@@ -104,18 +126,34 @@ export function existingResult({ out, outFormat }: Job): string | undefined {
   return candidates.find((path) => existsSync(path));
 }
 
-/** All pictures and masks of some jobs, for {@link checkNotInput}. */
+/** All pictures and masks of some jobs, for {@link checkNotInput}: as they are named, and where links lead. */
 export const inputsOf = (jobs: readonly Job[]): ReadonlySet<string> =>
-  new Set(jobs.flatMap(({ image, mask }) => [resolve(image), ...(typeof mask === "string" ? [resolve(mask)] : [])]));
+  new Set(
+    jobs
+      .flatMap(({ image, mask }) => [image, ...(typeof mask === "string" ? [mask] : [])])
+      .flatMap((path) => [placeOf(path), realPath(path)]),
+  );
 
-/** Refuses a result that would replace one of the pictures or masks. */
+/** Refuses a result that would replace one of the pictures or masks, by another way to its folder too. */
 export function checkNotInput(path: string, inputs: ReadonlySet<string>): void {
-  if (!inputs.has(resolve(path))) return;
+  if (!inputs.has(placeOf(path))) return;
   throw new UserError(
     path,
     "expected a new file for the result, got one of the pictures or masks",
     "choose another --out",
   );
+}
+
+/** Where a file is written: links to its folder are followed, and one of its own name would be replaced. */
+const placeOf = (path: string): string => join(realPath(dirname(path)), basename(path));
+
+/** Of what is not there, the path as it is. */
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return resolve(path);
+  }
 }
 
 /** One mask for all, or the mask of a folder whose name is the picture's, whatever the endings, or that and `_mask`. */

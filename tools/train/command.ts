@@ -1,7 +1,7 @@
 /** The options of pconv-train as its help shows them. */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { LR_SCHEDULES } from "../../src/pconv/learningRate.js";
-import { above, integer } from "../command.js";
+import { above, integer, path } from "../command.js";
 import { TUNING_HELP } from "../tuning.js";
 import { lossWeight } from "./lossWeights.js";
 
@@ -12,12 +12,6 @@ function runName(text: string): string {
       `expected a name without slashes and the like, got ${JSON.stringify(text)}; --out takes a path`,
     );
   }
-  return text;
-}
-
-/** A path; an unset shell variable must not become the working folder. */
-function path(text: string): string {
-  if (text === "") throw new InvalidArgumentError("expected a path, got an empty text");
   return text;
 }
 
