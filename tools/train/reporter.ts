@@ -10,6 +10,9 @@ import type { StepReport } from "../../src/pconv/trainer.js";
 /** Seconds between two progress lines when standard error is not a terminal, and between two writes of the TensorBoard log. */
 const LINE_SECONDS = 10;
 
+/** Speed is that since the oldest of so many marks, which are made a while apart: what happened hours ago says little. */
+const MARKS = 12;
+
 /** `1 h 02 min`, `3 min 05 s` or `12 s`. */
 export function duration(seconds: number): string {
   const s = Math.round(seconds);
@@ -33,12 +36,11 @@ export class Reporter {
   private bar: SingleBar | null;
   private shown = { loss: "-", speed: "-", left: "-" };
   private lastLine = performance.now();
-  /** Steps taken in this start, the time of the clock when they count from, and how long of it was not training. */
-  private done = 0;
   private at: number;
-  private counted = 0;
-  private since = performance.now();
+  /** Steps taken in this start, how long of it was not training, and how far both were at some times of the clock. */
+  private done = 0;
   private pausedMs = 0;
+  private marks = [{ atMs: performance.now(), done: 0, pausedMs: 0 }];
   /** The last step that was logged, and what was measured or shown: when a device is lost, steps are made again. */
   private logged: number;
   private readonly told = new Set<string>();
@@ -133,15 +135,16 @@ export class Reporter {
     const now = performance.now();
     this.done++;
     this.at = step;
-    this.counted++;
-    const elapsed = (now - this.since) / 1000;
-    const imagesPerSecond = (this.counted * this.o.batchSize) / Math.max(1e-9, elapsed - this.pausedMs / 1000);
-    const left = duration((elapsed / this.counted) * (this.o.total - step));
-    if (this.done === 1) {
-      // Kernels compile during the first step: it says nothing about the others.
-      this.counted = 0;
-      this.since = now;
-    }
+    const [from] = this.marks;
+    const trainingMs = Math.max(1e-6, now - from.atMs - (this.pausedMs - from.pausedMs));
+    const stepMs = trainingMs / (this.done - from.done);
+    const imagesPerSecond = (1000 * this.o.batchSize) / stepMs;
+    const left = duration(((stepMs + this.pausedMs / this.done) / 1000) * (this.o.total - step));
+    const mark = { atMs: now, done: this.done, pausedMs: this.pausedMs };
+    // Kernels compile during the first step: it says nothing about the others.
+    if (this.done === 1) this.marks = [mark];
+    else if (now - this.marks[this.marks.length - 1].atMs >= LINE_SECONDS * 1000) this.marks.push(mark);
+    if (this.marks.length > MARKS) this.marks.shift();
     this.shown = { ...this.shown, speed: imagesPerSecond.toPrecision(3), left };
     if (report && step > this.logged) this.log(report, imagesPerSecond);
     this.logged = Math.max(this.logged, step);
