@@ -13,8 +13,8 @@ import { Painter } from "./inpaint/painter.js";
 import { Progress } from "./progress.js";
 import { amongRanks, type Ranks } from "./ranks.js";
 
-/** A shell's code for a program that was interrupted: 128 and SIGINT's 2. */
-const INTERRUPTED = 130;
+/** What ends a run between two pictures, and a shell's code for it: 128 and the signal's number. */
+const STOP_CODES = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
 
 const MIN_TILE = 32;
 const MAX_TILE = 8192;
@@ -38,7 +38,8 @@ interface Outcome {
   readonly done: number;
   readonly skipped: number;
   readonly failed: number;
-  readonly stopped: boolean;
+  /** The exit status that a signal asks for; 0 without one. */
+  readonly stopCode: number;
 }
 
 /** Ranks share the pictures: each fills every n-th. */
@@ -52,9 +53,10 @@ async function runAmong(inputs: readonly string[], o: Options, ranks: Ranks): Pr
   if (jobs.length > 1 && skipped < jobs.length && ranks.first)
     console.error(`${done} filled, ${skipped} skipped, ${failed} failed, of ${jobs.length}`);
   if (failed > 0) process.exitCode = 1;
-  if (!all.some(({ stopped }) => stopped)) return;
+  const stopCode = all.find((outcome) => outcome.stopCode > 0)?.stopCode;
+  if (stopCode === undefined) return;
   if (ranks.first) console.error("stopped: what is written is whole; the same command goes on with the rest");
-  process.exitCode = INTERRUPTED;
+  process.exitCode = stopCode;
 }
 
 async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promise<Outcome> {
@@ -72,7 +74,7 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
     if (o.json) console.log(JSON.stringify({ status: "skipped", image: job.image, out: existing }));
     else console.log(`${printable(job.image)}: skipped, ${printable(existing)} exists (--force replaces it)`);
   }
-  if (work.length === 0) return { done: 0, skipped, failed: 0, stopped: false };
+  if (work.length === 0) return { done: 0, skipped, failed: 0, stopCode: 0 };
   const stop = stopOnSignals();
   // What sharp keeps of decoded pictures would come on top of ours.
   sharp.cache(false);
@@ -132,16 +134,24 @@ async function fillShare(jobs: readonly Job[], o: Options, ranks: Ranks): Promis
     stop.close();
     painter.close();
   }
-  return { done, skipped, failed, stopped: stop.signal.aborted };
+  return { done, skipped, failed, stopCode: stop.code() };
 }
 
 /** A signal that aborts at Ctrl-C and the like; a second Ctrl-C ends the program as usual. */
-function stopOnSignals(): { readonly signal: AbortSignal; close(): void } {
+function stopOnSignals(): { readonly signal: AbortSignal; code(): number; close(): void } {
   const controller = new AbortController();
-  const names = ["SIGINT", "SIGTERM", "SIGPIPE"] as const;
-  const abort = (): void => controller.abort();
+  const names = Object.keys(STOP_CODES) as (keyof typeof STOP_CODES)[];
+  let code = 0;
+  const abort = (name: NodeJS.Signals): void => {
+    code ||= STOP_CODES[name as keyof typeof STOP_CODES];
+    controller.abort();
+  };
   for (const name of names) process.once(name, abort);
-  return { signal: controller.signal, close: () => names.forEach((name) => process.off(name, abort)) };
+  return {
+    signal: controller.signal,
+    code: () => code,
+    close: () => names.forEach((name) => process.off(name, abort)),
+  };
 }
 
 function describe(f: Filled): string {
@@ -197,5 +207,11 @@ export function inpaintCommand(): Command {
       "a JSON line for each picture on stdout: status, image, mask, out, holeRatio, greyPixels, passes, seconds, notes ...",
     )
     .option("--debug", "show stack traces")
+    .addHelpText(
+      "after",
+      `
+Exit status: 0, 1 when one of several pictures failed, 2 for wrong options or when the only picture failed; 130 after Ctrl-C, 143
+after SIGTERM, 141 when nobody reads the output any more. What is written by then is whole, and the same command goes on.`,
+    )
     .action(run);
 }

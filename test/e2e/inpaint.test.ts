@@ -25,7 +25,11 @@ interface Outcome {
   readonly stderr: string;
 }
 
-function inpaint(args: readonly string[], onStderr?: (text: string, stop: () => void) => void): Promise<Outcome> {
+function inpaint(
+  args: readonly string[],
+  onStderr?: (text: string, stop: () => void) => void,
+  signal: NodeJS.Signals = "SIGINT",
+): Promise<Outcome> {
   const child = spawn(process.execPath, [PCONV, "inpaint", ...args], {
     cwd: folder,
     stdio: ["ignore", "pipe", "pipe"],
@@ -34,7 +38,7 @@ function inpaint(args: readonly string[], onStderr?: (text: string, stop: () => 
   child.stdout.on("data", (text) => (stdout += text));
   child.stderr.on("data", (text) => {
     stderr += text;
-    onStderr?.(stderr, () => child.kill("SIGINT"));
+    onStderr?.(stderr, () => child.kill(signal));
   });
   return new Promise((resolve, reject) => {
     child.on("error", reject);
@@ -177,7 +181,10 @@ describe("pconv inpaint", () => {
     await expectFilled(at("turned3.png"), at("out-turned3.png"));
   });
 
-  it("stops at Ctrl-C without a partial file", async () => {
+  it.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const)("stops at %s without a partial file", async (signal, status) => {
     await writePicturePng(at("large.png"), deadLeaves(1400, 1400, Rng.of(2)));
     await writeMaskPng(at("large-mask.png"), maskOf(1400, 1400));
     let stopped = false;
@@ -188,9 +195,10 @@ describe("pconv inpaint", () => {
         stopped = true;
         setTimeout(stop, 700); // into the tiles, of which there are more than any device draws by then
       },
+      signal,
     );
     expect(stopped).toBe(true);
-    expect(outcome.status).toBe(130);
+    expect(outcome.status).toBe(status);
     expect(outcome.stderr).toContain("stopped:");
     expect(existsSync(at("stopped"))).toBe(false);
   });
@@ -199,6 +207,7 @@ describe("pconv inpaint", () => {
     [["photos/a.png", "--mask", "masks/a.png", "--weights", "absent.safetensors"], "absent.safetensors"],
     [["photos", "--mask", "masks", "--out", "one.png", ...COMMON], "a folder for several pictures"],
     [["absent.png", "--mask", "masks", ...COMMON], "no such file"],
+    [["", "--mask", "masks", ...COMMON], "<image>: expected a path, got an empty text"],
     [["photos/a.png", "--mask", "absent.png", ...COMMON], "no such file"],
     [["photos/a.png", "--mask", "masks/a.png", "--out", "photos", "--force", ...COMMON], "expected a new file"],
     [["photos/a.png", "--mask", "white.png", "--out", "x", ...COMMON], "all hole"],
