@@ -193,7 +193,11 @@ export function masksCommand(): Command {
     )
     .requiredOption("--count <n>", "how many", parseCount)
     .requiredOption("--size <WxH>", "width and height in pixels, such as 512x512", parseSize)
-    .requiredOption("--out <dir>", "folder, made if missing; nothing is written when a file of a needed name exists", path)
+    .requiredOption(
+      "--out <dir>",
+      "folder, made if missing; nothing is written when a file of a needed name exists",
+      path,
+    )
     .option("--seed <n>", "which random numbers", integer(0), 0)
     .addOption(
       new Option(

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** `pconv-bench`: how fast the kernels are on this adapter, against its own limits and others, and whether they are right. */
+import { access } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { Output } from "../bench/output.js";
 import { measurePeaks, type Peaks } from "../bench/peak.js";
@@ -23,8 +24,10 @@ import { PASSES } from "../bench/workload.js";
 import { UserError } from "../src/errors.js";
 import { openGpu } from "../src/gpu/node.js";
 import { tuningFile } from "../src/gpu/tuningFile.js";
+import { fileError } from "../src/io/files.js";
+import { isUrl } from "../src/io/url.js";
 import { availableBackends, CONV_BACKENDS, type ConvBackend } from "../src/kernels/conv/backend.js";
-import { above, integer, runCommand } from "./command.js";
+import { above, integer, path, runCommand } from "./command.js";
 import { Progress } from "./progress.js";
 import { TUNING_HELP } from "./tuning.js";
 
@@ -88,7 +91,11 @@ const command = new Command("pconv-bench")
     `side of the pictures of --network's and --profile's training step (default: ${STEP_SIZE})`,
     integer(32),
   )
-  .option("--vgg-path <file>", "weights of the loss network (default: random ones; with --sizes: no loss network)")
+  .option(
+    "--vgg-path <file>",
+    "weights of the loss network (default: random ones; with --sizes: no loss network)",
+    path,
+  )
   .option("--repeat <n>", "samples per case (default: 3 to 25, fewer where they take seconds)", integer(1))
   .optionsGroup("Output:")
   .option("--roofline <file>", "also draws what was measured under the adapter's roofline, as .svg or .png")
@@ -165,6 +172,13 @@ async function tasksOf(o: Options): Promise<Task[]> {
 async function run(options: Options): Promise<void> {
   if (options.roofline !== undefined) {
     await checkRooflineName(options.roofline);
+  }
+  const { vggPath } = options;
+  if (vggPath !== undefined && vggPath !== "auto" && !isUrl(vggPath)) {
+    // Said before anything is measured: a missing file is no measurement that failed.
+    await access(vggPath).catch((cause: unknown) => {
+      throw fileError(vggPath, "read", cause);
+    });
   }
   const tasks = await tasksOf(options);
   const gpu = await openGpu();

@@ -136,7 +136,8 @@ function reduce(mask: MaskPicture, width: number, height: number): MaskPicture {
   const values = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
     const row = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
-    for (let x = 0; x < width; x++) values[y * width + x] = mask.values[row + Math.floor(((x + 0.5) * mask.width) / width)];
+    for (let x = 0; x < width; x++)
+      values[y * width + x] = mask.values[row + Math.floor(((x + 0.5) * mask.width) / width)];
   }
   return { width, height, values };
 }

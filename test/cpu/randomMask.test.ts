@@ -4,6 +4,7 @@ import { cutMask, dilateHoles } from "../../src/pconv/maskAugment.js";
 import { holeRatio, type MaskPicture } from "../../src/pconv/picture.js";
 import { generateMask, isMixed, RandomMaskSource } from "../../src/pconv/randomMask.js";
 import { Rng } from "../../src/pconv/rng.js";
+import { drawMask } from "../../tools/masks.js";
 
 function maskOf(...rows: string[]): MaskPicture {
   const values = Uint8Array.from(rows.join(""), (c) => (c === "#" ? 0 : 1));
@@ -160,6 +161,20 @@ describe("generateMask", () => {
     for (const size of [0, -1, 1.5, NaN]) expect(() => generateMask(size, 8, Rng.of(1))).toThrow(/width and height/);
     expect(() => generateMask(8, 8, Rng.of(1), { lines: [3, 1] })).toThrow(/option lines.*\n?.*\[3, 1\]/);
     expect(() => generateMask(8, 8, Rng.of(1), { thickness: [0, 1] })).toThrow(/option thickness/);
+  });
+});
+
+describe("pconv masks", () => {
+  it("has the hole ratio of large masks at small sizes too, in every shape", () => {
+    const mean = (ratio: (i: number) => number) => Array.from({ length: 100 }, (_, i) => ratio(i)).reduce((a, b) => a + b) / 100; // prettier-ignore
+    for (const [width, height] of [
+      [64, 64],
+      [96, 32],
+    ]) {
+      const small = mean((i) => holeRatio(drawMask({ width, height }, 3, i)));
+      const large = mean((i) => holeRatio(generateMask(8 * width, 8 * height, Rng.of(7, i))));
+      expect(Math.abs(small - large)).toBeLessThan(0.05);
+    }
   });
 });
 

@@ -157,6 +157,11 @@ describe("pconv masks", () => {
     expect(files(out)["mask-00000.png"]).not.toBe(before["mask-00000.png"]);
   });
 
+  it("takes an empty name for no folder", async () => {
+    expectRefusal(await run("pconv masks --count 1 --size 32x32 --out "), "--out: expected a path");
+    expectRefusal(await run("pconv convert  out.onnx"), "<in>: expected a path");
+  });
+
   it.each([
     ["--count 0 --size 64x64", "at least 1"],
     ["--count 2 --size 64", "WIDTHxHEIGHT"],
@@ -210,6 +215,7 @@ describe("pconv-bench", () => {
     ["--kernel batchNorm --backend simple", "are for the convolutions"],
     ["--shape odd --network", "leave it out"],
     ["--repeat 0", "at least 1"],
+    ["--network --vgg-path absent.pth", "no such file"],
   ])("refuses %s, and lists what there is", async (options, words) => {
     expectRefusal(await run(`pconv-bench ${options}`), words);
   });
