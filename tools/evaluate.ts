@@ -129,16 +129,24 @@ async function readMasks(o: Options, pictures: number, quiet: boolean): Promise<
   return bins;
 }
 
-/** One row for each bin: its {@link rankedPairs}, each as masked | results | truth. Gives the picture, and what stands where. */
-async function contactSheet(
+/** What stands where in the contact sheet. */
+interface Cell {
+  readonly bin: string;
+  readonly rank: string;
+  readonly image: string;
+  readonly mask: string;
+  readonly psnr: number;
+}
+
+/** Writes one row for each bin: its {@link rankedPairs}, each as masked | results | truth. */
+async function writeSheet(
+  file: string,
+  { paths, masks, methods }: Inputs,
   pairs: readonly EvaluatedPair[],
-  methods: readonly FillMethod[],
-  masks: MaskBins,
-  paths: readonly string[],
   size: number,
-) {
+): Promise<Cell[]> {
   const rows: Picture[][] = [];
-  const legend: { bin: string; rank: string; image: string; mask: string; psnr: number }[] = [];
+  const legend: Cell[] = [];
   for (const [bin, { name }] of HOLE_BINS.entries()) {
     const row: Picture[] = [];
     for (const { rank, pair } of rankedPairs(pairs, bin, 0)) {
@@ -152,7 +160,8 @@ async function contactSheet(
     }
     if (row.length > 0) rows.push(row);
   }
-  return { sheet: grid(rows, GROUP_GAP), legend };
+  await writePicturePng(file, grid(rows, GROUP_GAP));
+  return legend;
 }
 
 /** The table's lines. */
@@ -211,19 +220,27 @@ async function measure(o: Options, inputs: Inputs, onGpu: OnGpu, ranks: Ranks): 
   return (await ranks.gather(own)).flat().sort((a, b) => a.image - b.image);
 }
 
-/** Prints what was measured, and draws the sheet. */
-async function report(
+/** Draws the sheet, and prints what was measured, whatever becomes of the sheet. */
+async function report(o: Options, inputs: Inputs, pairs: readonly EvaluatedPair[]): Promise<void> {
+  let cells: Cell[] | null = null;
+  try {
+    if (o.sheet !== undefined) cells = await writeSheet(o.sheet, inputs, pairs, o.size);
+  } finally {
+    printScores(o, inputs, pairs, cells);
+  }
+}
+
+function printScores(
   o: Options,
   { found, paths, masks, methods }: Inputs,
   pairs: readonly EvaluatedPair[],
-): Promise<void> {
+  cells: readonly Cell[] | null,
+): void {
   const scores = methods.map(({ name }, i) => ({ method: name, bins: averageByBin(pairs, i) }));
-  const drawn = o.sheet === undefined ? null : await contactSheet(pairs, methods, masks, paths, o.size);
-  if (drawn) await writePicturePng(o.sheet!, drawn.sheet);
   const empty = HOLE_BINS.filter((_, i) => masks.count(i) === 0).map(({ name }) => name);
   if (o.json) {
     const counts = { size: o.size, images: paths.length, masks: masks.total, masksOutside: masks.outside };
-    const sheet = drawn && { file: o.sheet, cells: drawn.legend };
+    const sheet = cells && { file: o.sheet, cells };
     console.log(
       JSON.stringify({ ...counts, ...scores[0], emptyBins: empty, methods: scores, ...(sheet && { sheet }) }),
     );
@@ -240,10 +257,10 @@ async function report(
   }
   if (o.vggPath !== undefined)
     console.log("VGG: distance of unit-length features of pool1 to pool3, unweighted; not LPIPS itself");
-  if (drawn) {
+  if (cells) {
     const columns = ["masked", ...methods.map(({ name }) => name), "truth"].join(" | ");
     console.log(`sheet: ${o.sheet}; a row for each bin, each group ${columns}, by PSNR of ${methods[0].name}:`);
-    for (const { bin, rank, image, mask, psnr } of drawn.legend) {
+    for (const { bin, rank, image, mask, psnr } of cells) {
       console.log(
         `  ${bin.padEnd(8)} ${rank.padEnd(6)} ${psnr.toFixed(2).padStart(6)} dB  ${printable(image)}  ${printable(mask)}`,
       );

@@ -128,6 +128,17 @@ describe("pconv evaluate", () => {
     expect(stdout).toContain("1 mask is in none of the bins");
   });
 
+  it("prints what it measured where the sheet cannot be written", async () => {
+    await mkdir(at("folder.png"));
+    const baseline = ["--no-weights", "--baseline", "mean", "--limit", "1"];
+    const { status, stdout, stderr } = await run("evaluate", ...folders(), ...baseline, "--sheet", at("folder.png"));
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/folder\.png: expected a place that can be written to, .*\nhelp: /);
+    expect(stdout).toMatch(/^0\.01-0\.1 +mean +1 +1 /m);
+    expect(stdout).not.toContain("sheet:");
+    expectRefusal(await run("evaluate", ...folders(), ...baseline, "--sheet", at("sheet.jpg")), "ends in .png");
+  });
+
   it("measures the network that comes with the package unless told otherwise", { timeout: 60_000 }, async () => {
     const { status, stdout } = await run("evaluate", ...folders(), "--limit", "1", "--json");
     expect(status).toBe(0);
@@ -138,6 +149,7 @@ describe("pconv evaluate", () => {
 
   it("refuses what it cannot do", async () => {
     expectRefusal(await run("evaluate", ...folders(), "--no-weights"), "--no-weights and no --baseline");
+    expectRefusal(await run("evaluate", "--images", "", "--masks", at("masks")), "--images: expected a path");
     expectRefusal(await run("evaluate", ...folders(), "--baseline", "telea"), "mean, diffusion", "telea");
     expectRefusal(
       await run("evaluate", ...folders(), "--no-weights", "--baseline", "mean", "--holes", "black"),
