@@ -76,6 +76,11 @@ describe("refusals: two lines, exit 2, nothing written", () => {
       /^--no-vgg: expected only one of .* got both$/,
     ],
     ["neither", base, /^--vgg-path: expected VGG weights for the perceptual and style terms of the loss, got none$/],
+    [
+      "more steps than can be counted",
+      [...SMALL, ...out, "--no-vgg", "--epochs", "9007199254740991"],
+      /^--epochs: expected at most 9007199254740991 steps in all, got 9007\d+$/,
+    ],
     ["steps and epochs", [...base, "--no-vgg", "--epochs", "2"], /^--epochs: expected only one of/],
     [
       "finetune from nothing",

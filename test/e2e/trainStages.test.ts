@@ -103,6 +103,8 @@ describe("--stages both", () => {
     const refused = await train("--resume", "--out", "longer", "--steps", "5");
     expect(refused.stderr).toMatch(/^--steps 5: expected --steps 4 as the run was started, got --steps 5$/m);
     expect(refused.code).toBe(2);
+    const other = await train("--resume", "--out", "longer", "--stage", "train");
+    expect(other.stderr).toMatch(/^--stage train: expected --stages both as the run was started, got --stage train$/m);
     expect((await train("--resume", "--out", "longer", "--finetune-steps", "4")).code).toBe(0);
     expect((await logLines("longer")).filter((line) => "loss" in line).length).toBe(8);
   });

@@ -128,6 +128,10 @@ export function invocation(command: Command): Invocation {
   if (given.has("steps") && given.has("epochs")) {
     throw new UserError("--epochs", "expected only one of --epochs and --steps, got both", "leave one of them out");
   }
+  if (!Number.isSafeInteger(steps + finetuneSteps)) {
+    const problem = `expected at most ${Number.MAX_SAFE_INTEGER} steps in all, got ${steps + finetuneSteps}`;
+    throw new UserError(given.has("epochs") ? "--epochs" : "--steps", problem, "ask for fewer");
+  }
   if (given.has("vgg")) given.add("vggPath"); // --no-vgg
   if (given.delete("stages")) given.add("stage");
   if (given.has("preset")) for (const k of ["batchSize", "lr"]) given.add(k);

@@ -231,6 +231,7 @@ const samePath = (a: unknown, b: unknown): boolean =>
 /** An option as it is written on the command line. */
 function flag(key: keyof TrainOptions, value: unknown): string {
   if (key === "augment" || key === "ratio") return value === true ? `no --no-${key}` : `--no-${key}`;
+  if (key === "stage" && value === "both") return "--stages both";
   if (key === "vggPath" && value === null) return "--no-vgg";
   if (key === "lossWeights") {
     const factors = lossWeightsText(value as LossWeights);
