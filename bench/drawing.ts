@@ -1,6 +1,6 @@
 /** A small SVG picture that is put together piece by piece, and written as SVG or PNG. Node only. */
-import { writeFile } from "node:fs/promises";
 import { extname } from "node:path";
+import { writeWhole } from "../src/io/files.js";
 
 /** One colour for each series of a picture, told apart on white. */
 export const COLOURS = ["#1763b6", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#555555"];
@@ -43,7 +43,7 @@ export class Drawing {
 
 /** Writes a picture given as SVG, as SVG or as PNG by the name; `density` is the PNG's, 72 for one pixel a unit. */
 export async function writeDrawing(path: string, svg: string, density = 144): Promise<void> {
-  if (extname(path).toLowerCase() === ".svg") return writeFile(path, svg);
+  if (extname(path).toLowerCase() === ".svg") return writeWhole(path, Buffer.from(svg));
   const { default: sharp } = await import("sharp"); // only here: it takes a while to load
-  await sharp(Buffer.from(svg), { density }).png().toFile(path);
+  await writeWhole(path, await sharp(Buffer.from(svg), { density }).png().toBuffer());
 }

@@ -2,7 +2,7 @@
  * The roofline picture (Williams, Waterman & Patterson 2009): what each measurement reaches against what the adapter allows at
  * its operational intensity, min(FMA peak, intensity x copy bandwidth). Both axes are logarithmic.
  */
-import { access, constants } from "node:fs/promises";
+import { access, constants, stat } from "node:fs/promises";
 import { dirname, extname, resolve } from "node:path";
 import { UserError } from "../src/errors.js";
 import { COLOURS, Drawing, escaped, writeDrawing } from "./drawing.js";
@@ -110,6 +110,10 @@ export async function checkRooflineName(path: string): Promise<void> {
     await access(folder, constants.W_OK);
   } catch {
     throw new UserError("--roofline", `expected a folder that can be written, got ${folder}`, "make the folder first");
+  }
+  const there = await stat(path).catch(() => null);
+  if (there?.isDirectory()) {
+    throw new UserError("--roofline", `expected the name of a file, got the folder ${path}`, "name a file in it");
   }
 }
 

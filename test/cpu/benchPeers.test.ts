@@ -1,5 +1,5 @@
 /** Peers of `pconv-bench`: a process that crashes, hangs or lies costs its own rows and nothing else. */
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PNG } from "pngjs";
@@ -162,6 +162,8 @@ describe("the roofline", () => {
     await expect(checkRooflineName("roof.pdf")).rejects.toThrow(/expected a name that ends in .svg or .png, got roof/);
     await expect(checkRooflineName(join(folder, "none", "roof.svg"))).rejects.toThrow(/a folder that can be written/);
     await checkRooflineName(join(folder, "roof.PNG"));
+    mkdirSync(join(folder, "folder.svg"));
+    await expect(checkRooflineName(join(folder, "folder.svg"))).rejects.toThrow(/expected the name of a file, got the/);
   });
 
   it("is a PNG where its name says so", async () => {
