@@ -196,13 +196,13 @@ function scene(
 
 /** The same on the device. */
 async function onDevice(s: Scene, weights?: Partial<Record<LossTerm, number>>) {
+  const start = gpu().memory().inUse;
   const vgg = s.vgg && new Vgg(gpu(), stateOf(s.vgg.layers));
   if (vgg) expect(vgg.architecture).toBe(s.vgg.architecture);
   const loss = new InpaintingLoss({ variant: s.variant, vgg, normalized: s.normalized, ...(weights && { weights }) });
   const tape = new Tape(gpu());
   const output = Tensor.from(gpu(), s.shape, s.output, "output");
   output.requiresGrad = true;
-  const start = gpu().memory().inUse;
   const mask = tape.uploadMask({ ...s.shape, n: s.mask.length / (s.shape.h * s.shape.w) }, s.mask);
   const { total, terms, comp } = loss.forward(tape, output, tape.upload(s.shape, s.gt, "gt"), mask);
   const image = comp && (await comp.values());
@@ -216,9 +216,9 @@ async function onDevice(s: Scene, weights?: Partial<Record<LossTerm, number>>) {
   };
   tape.dispose();
   output.grad!.free();
-  const left = gpu().memory().inUse - start;
   output.free();
-  vgg?.free();
+  vgg?.free(); // and the forms of its weights that kernels keep
+  const left = gpu().memory().inUse - start;
   return { ...result, left };
 }
 
@@ -243,7 +243,7 @@ describe("terms, total and gradient", () => {
     const s = scene(draw, o.variant, o);
     await onDevice(s); // constants and pipelines are made
     const got = await onDevice(s);
-    expect(got.left, "bytes in use after dispose").toBe(0);
+    expect(got.left, "bytes in use afterwards").toBe(0);
     const want = exactTerms(s);
     const weights = { ...WEIGHTS, ...(o.variant === "nvidia" && { valid: 5 }) };
     expect([...got.terms.keys()]).toEqual(LOSS_TERMS.filter((name) => want[name] !== undefined));
