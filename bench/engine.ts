@@ -2,7 +2,7 @@
 export const ENGINE_KERNELS: readonly string[] = [
   ...["gatherColumn", "gatherColumnSubgroup", "columnCount"],
   ...["gatherRegister", "gatherSubgroup", "gatherWorkgroup", "gatherMatrix", "gatherFinish", "liveBits", "liveOrder"],
-  ...["weightRegister", "weightSubgroup", "weightWorkgroup", "weightMatrix"],
+  ...["weightRegister", "weightSubgroup", "liveRows", "weightWorkgroup", "weightMatrix"],
   ...[
     "winogradInput",
     "winogradOutput",

@@ -109,7 +109,7 @@ describe("transforms", () => {
   it("of the input, border and runs of rows included", async () => {
     await withScratch(gpu(), async (t) => {
       const v = t.outActivation("v", 16 * tiles.rows * tiles.tilesX, c);
-      winogradInput(gpu(), tiles, [1, 1], { x: t.activation(x, c), v: v.storage });
+      winogradInput(gpu(), tiles, [1, 1], { x: t.activation(x, c), v: v.storage }, "left");
       expectClose("v", (await t.read(v))[0], expected(4, 1, WINOGRAD.Bt, false), 2e-6, draw.seed);
     });
   });
@@ -117,7 +117,7 @@ describe("transforms", () => {
   it("of the gradient", async () => {
     await withScratch(gpu(), async (t) => {
       const v = t.outActivation("v", 16 * tiles.rows * tiles.tilesX, c);
-      winogradGradient(gpu(), tiles, { dy: t.activation(x, c), v: v.storage });
+      winogradGradient(gpu(), tiles, { dy: t.activation(x, c), v: v.storage }, "left");
       expectClose("v", (await t.read(v))[0], expected(2, 0, WINOGRAD.At, true), 2e-6, draw.seed);
     });
   });
@@ -130,7 +130,7 @@ describe("transforms", () => {
       // Scratch results begin as NaN.
       const [v, g] = ["v", "g"].map((name) => t.outActivation(name, 16 * tiles.rows * tiles.tilesX, c));
       winogradInput(gpu(), tiles, [1, 1], { x: from, v: v.storage, live: mask }, "zero");
-      winogradGradient(gpu(), tiles, { dy: from, v: g.storage, live: mask });
+      winogradGradient(gpu(), tiles, { dy: from, v: g.storage, live: mask }, "zero");
       const [gotV, gotG] = await t.read(v, g);
       expectClose("v", gotV, alive(expected(4, 1, WINOGRAD.Bt, false)), 2e-6, draw.seed);
       expectClose("g", gotG, alive(expected(2, 0, WINOGRAD.At, true)), 2e-6, draw.seed);

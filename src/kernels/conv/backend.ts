@@ -31,6 +31,7 @@ import {
 } from "./gather.js";
 import { gatherFinishKernel } from "./gatherTile.js";
 import { liveOrder } from "./liveOrder.js";
+import { livePitch, liveRows, LIVE_STEP } from "./liveRows.js";
 import { gatherMatrixKernel, matrixTile } from "./matrix.js";
 import { gatherRegisterKernel, registerSpec, registerTile, SIMPLE } from "./register.js";
 import { gatherSubgroupKernel, subgroupTile } from "./subgroup.js";
@@ -38,7 +39,7 @@ import { tunedOf } from "./tuned.js";
 import { weightMatrixKernel, weightMatrixLayout } from "./weightMatrix.js";
 import type { WEIGHT_PARAMS } from "./weightPass.js";
 import { weightRegisterKernel } from "./weightRegister.js";
-import { SUBGROUP_ROWS4, SUBGROUP_STEP, weightSubgroupKernel } from "./weightSubgroup.js";
+import { SUBGROUP_ROWS4, weightSubgroupKernel } from "./weightSubgroup.js";
 import { weightWorkgroupKernel, weightWorkgroupLayout } from "./weightWorkgroup.js";
 import { gatherWorkgroupKernel, workgroupTile } from "./workgroup.js";
 import type { PixelMask } from "../slabs.js";
@@ -212,11 +213,15 @@ export function launchWeight<Spec>(
     items: chunks * t.blocks,
     imagePerTap: Number(imagePerTap),
     livePixels: (b.live?.n ?? 1) * size[0] * size[1],
+    liveRows: (b.live?.n ?? 1) * size[0],
+    livePitch: livePitch(size[1]),
     skipping: Number(b.live !== undefined),
   };
+  const rowsOf = b.live && t.skips.packed && liveRows(gpu, b.live.mask, params.liveRows, size[1]);
   countWeight(gpu, s, imagePerTap, t.skips, chunkRows, b.live);
   const partials = chunks > 1 ? gpu.alloc(chunks * entries * 16, "pconvBackwardWeight partial sums") : b.dw;
-  gpu.dispatch(t.kernel, t.spec, params, [b.x, b.dy, b.live?.mask ?? b.x, partials], t.grid(params.items));
+  gpu.dispatch(t.kernel, t.spec, params, [b.x, b.dy, rowsOf ?? b.live?.mask ?? b.x, partials], t.grid(params.items));
+  if (rowsOf) gpu.free(rowsOf);
   if (chunks === 1) return;
   sumPartials(gpu, { partials, sum: b.dw, chunks, vec4s: entries });
   gpu.free(partials);
@@ -241,6 +246,28 @@ export function blockTiling(
   };
 }
 
+/** The backend of a weight pass; `chosen` overrides what the adapter and the shape would choose. */
+function weightChoice(
+  gpu: Gpu,
+  call: { readonly s: ConvShape; readonly imagePerTap: boolean; readonly half: boolean },
+  chosen?: ConvBackend | WeightChoice,
+): WeightChoice {
+  if (typeof chosen === "object") return chosen;
+  return (chosen === undefined && tunedOf(gpu).weight(call)) || defaultWeight(gpu, call, chosen);
+}
+
+/**
+ * Whether the weight pass never looks at pixels that are not live. Otherwise it adds products of them where its steps hold others too,
+ * and both factors must be zero there.
+ */
+export function skipsEachPixel(
+  gpu: Gpu,
+  s: ConvShape,
+  { imagePerTap = false, half = false }: WeightPassOptions,
+): boolean {
+  return !["workgroup", "matrix"].includes(weightChoice(gpu, { s, imagePerTap, half }).backend);
+}
+
 /** Records one weight pass; `chosen` overrides what the adapter and the shape would choose. */
 export function weightPass(
   gpu: Gpu,
@@ -252,10 +279,7 @@ export function weightPass(
   const call = { s, imagePerTap, half };
   const tuned = tunedOf(gpu);
   if (tuned.collects({ pass: "weight", ...call })) return;
-  const choice =
-    typeof chosen === "object"
-      ? chosen
-      : (chosen === undefined && tuned.weight(call)) || defaultWeight(gpu, call, chosen);
+  const choice = weightChoice(gpu, call, chosen);
   const launch = <Spec>(tiling: WeightTiling<Spec>) => launchWeight(gpu, s, b, imagePerTap, tiling);
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
   const taps = imagePerTap ? s.n : s.kernel[0] * s.kernel[1];
@@ -274,7 +298,7 @@ export function weightPass(
       const tilesC = imagePerTap ? taps * Math.ceil(c4 / SUBGROUP_ROWS4) : Math.ceil((taps * c4) / SUBGROUP_ROWS4);
       const tilesK = Math.ceil(k4 / lanes);
       const blocks = tilesC * tilesK;
-      const skips = { stepPixels: SUBGROUP_STEP, within: "row" } as const;
+      const skips = { stepPixels: LIVE_STEP, within: "row", packed: true } as const;
       const tiling = { tilesC, tilesK, blocks, invocations: blocks * lanes, skips, grid: workgroupGrid };
       return launch({ kernel: weightSubgroupKernel, spec: { lanes }, enough: ENOUGH_INVOCATIONS_SUBGROUP, ...tiling });
     }

@@ -122,9 +122,9 @@ fn main(
   let live = at.inside && !(${T.map((t) => `is_dead(at_${t})`).join(" && ")});
   ${T.map((t) => `var a_${t} = vec4f();`).join(" ")}
   let computed = ${lanes ? "subgroupAny(live)" : "live"};
-  if (computed) {
+  let across = taps_of(tile.cls.y + p.offW, p.stepW, p.divW, p.kw);
+  if (computed && across.count > 0u) {
     let down = taps_of(tile.cls.x + p.offH, p.stepH, p.divH, p.kh);
-    let across = taps_of(tile.cls.y + p.offW, p.stepW, p.divW, p.kw);
     // Output t reads source row t + b for each b below down.count; backwards where the offset falls from tap to tap.
     let falls = down.offset_step < 0;
     let last = i32(down.count) - 1;
@@ -140,11 +140,14 @@ fn main(
             .join("\n    ")
         : B.map((b) => `let tap_${b} = down.first + u32(select(${b}, last - ${b}, falls)) * down.step;`).join("\n    ")
     }
-    for (var j = 0u; j < across.count; j++) {
+    // Conditions are at the end, as in \`subgroup.ts\`.
+    var j = 0u;
+    loop {
       let from_x = i32(at.xx) * p.mulW + across.offset + i32(j) * across.offset_step;
       ${R.map((r) => `let in_${r} = u32(from_x) < p.srcW && u32(first_row + ${r}) < p.srcH; let from_${r} = select(0u, ((at.n * p.srcH + u32(first_row + ${r})) * p.srcW + u32(from_x)) * p.srcC4, in_${r});`).join("\n      ")}
       var w_at = tile.image * p.weightStride + (across.first + j * across.step) * p.srcC4 * 4u * p.outC4 + k;
-      for (var c = 0u; c < p.srcC4; c++) {
+      var c = 0u;
+      loop {
         ${own.map((i) => `let own_${i} = weight[w_at + own_at_${i}];`).join(" ")}
         ${R.map((r) => `let s_${r} = select(vec4f(), src[from_${r} + c], in_${r});`).join("\n        ")}
         ${B.map((b) => {
@@ -157,7 +160,9 @@ fn main(
           return `${guard}{ ${weights} ${sums.join(" ")} }`;
         }).join("\n        ")}
         w_at += 4u * p.outC4;
+        continuing { c++; break if c == p.srcC4; }
       }
+      continuing { j++; break if j == across.count; }
     }
   }
   if (!at.inside) { return; }

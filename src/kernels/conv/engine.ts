@@ -8,7 +8,7 @@ import { ShapeError } from "../../errors.js";
 import { type ConvShape, vec4s } from "../shape.js";
 import { slabMask, slabPart } from "../slabs.js";
 import { sumOfParts } from "../weightedSum.js";
-import { type ConvBackend, gather, weightPass, type WeightPassBuffers } from "./backend.js";
+import { type ConvBackend, gather, skipsEachPixel, weightPass, type WeightPassBuffers } from "./backend.js";
 import type { Direction, GatherBuffers, GatherOptions } from "./gather.js";
 import { counted, plainFlops } from "./flopCounter.js";
 import { WINOGRAD_SAVES, winogradApplies, winogradGather, winogradPays, winogradWeightPass } from "./winograd.js";
@@ -95,8 +95,11 @@ export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, alg
       dw,
     };
     if (chosen === "winograd") {
-      const products = (shape: ConvShape, v: WeightPassBuffers) =>
-        weightPass(gpu, shape, v, { imagePerTap: true, half });
+      const own = { imagePerTap: true, half };
+      const products = {
+        record: (shape: ConvShape, v: WeightPassBuffers) => weightPass(gpu, shape, v, own),
+        skipsEachPixel: (shape: ConvShape) => skipsEachPixel(gpu, shape, own),
+      };
       winogradWeightPass(gpu, products, window.s, buffers);
     } else {
       weightPass(gpu, window.s, buffers, { half }, chosen === "direct" ? undefined : chosen);

@@ -217,6 +217,7 @@ export const weightCountKernel = defineKernel({
     groupPixels: "u32",
     chunkPixels: "u32",
     stepPixels: "u32",
+    packed: "u32",
     livePixels: "u32",
     slot: "u32",
   },
@@ -227,20 +228,25 @@ export const weightCountKernel = defineKernel({
 ${linearMain(
   "p.groups * p.chunks * p.steps",
   `  let chunk = id / p.steps % p.chunks;
-  let first = chunk * p.chunkPixels + id % p.steps * p.stepPixels;
-  let end = min(min(first + p.stepPixels, (chunk + 1u) * p.chunkPixels), p.groupPixels);
+  let together = select(p.stepPixels, p.chunkPixels, p.packed != 0u);
+  let first = chunk * p.chunkPixels + id % p.steps * together;
+  let end = min(min(first + together, (chunk + 1u) * p.chunkPixels), p.groupPixels);
   let origin = id / (p.steps * p.chunks) * p.groupPixels;
-  var any = false;
-  for (var i = first; i < end; i++) { any = any || live_mask[(origin + i) % p.livePixels] != 0.0; }
-  if (any) { atomicAdd(&counts[p.slot], end - first); }`,
+  var live = 0u;
+  for (var i = first; i < end; i++) { live += select(0u, 1u, live_mask[(origin + i) % p.livePixels] != 0.0); }
+  if (live == 0u) { return; }
+  let whole_steps = (live + p.stepPixels - 1u) / p.stepPixels * p.stepPixels;
+  atomicAdd(&counts[p.slot], select(end - first, min(end - first, whole_steps), p.packed != 0u));`,
 )}
 `,
 });
 
-/** How a weight pass goes through its pixels: those of a step, within a row or a chunk of rows, are computed or skipped together. */
+/** How a weight pass goes through its pixels: in steps of some within a row, or within a chunk of rows. */
 export interface WeightSteps {
   readonly stepPixels: number;
   readonly within: "row" | "chunk";
+  /** Steps are of live pixels alone, see `liveRows.ts`; else the pixels of a step are computed or skipped together. */
+  readonly packed?: true;
 }
 
 /** Counts a weight pass, if anybody wants to know. */
@@ -248,7 +254,7 @@ export function countWeight(
   gpu: Gpu,
   s: ConvShape,
   imagePerTap: boolean,
-  { stepPixels, within }: WeightSteps,
+  { stepPixels, within, packed }: WeightSteps,
   chunkRows: number,
   live: PixelMask | undefined,
 ): void {
@@ -265,10 +271,11 @@ export function countWeight(
   const params = {
     groups: imagePerTap ? s.n : 1,
     chunks: Math.ceil(rows / rowsTogether),
-    steps: Math.ceil((rowsTogether * q) / stepPixels),
+    steps: packed ? 1 : Math.ceil((rowsTogether * q) / stepPixels),
     groupPixels: rows * q,
     chunkPixels: rowsTogether * q,
     stepPixels,
+    packed: Number(packed ?? false),
     livePixels: live.n * p * q,
     slot,
   };

@@ -52,6 +52,8 @@ export interface GatherOptions {
   readonly slope?: number | undefined;
   /** The sums are multiplied by a gain for each channel, which follows the bias in its storage. */
   readonly gained?: boolean;
+  /** Tiles that are not computed are left as they are: nobody reads them. */
+  readonly unwritten?: boolean;
   /** Every image has its own weight: a batched matrix product. */
   readonly weightPerImage?: boolean;
   /** Products of half precision, added in float32, where the adapter has matrix units for it; elsewhere nothing changes. */
@@ -113,7 +115,16 @@ type GatherParam = keyof typeof GATHER_PARAMS;
 export type GatherKernel<Spec> = Kernel<GatherParam, Spec>;
 export const GATHER_BINDINGS = ["read", "read", "read", "read", "read", "read", "read", "read_write"] as const;
 
-export const FLAG = { scaled: 1, biased: 2, accumulate: 4, activated: 8, skipping: 16, based: 32, gained: 64 } as const;
+export const FLAG = {
+  scaled: 1,
+  biased: 2,
+  accumulate: 4,
+  activated: 8,
+  skipping: 16,
+  based: 32,
+  gained: 64,
+  unwritten: 128,
+} as const;
 
 /** How many pixels and vec4s of channels one tile holds, and how many workgroups a number of tiles takes. */
 export interface TileSize {
@@ -150,7 +161,8 @@ export const gatherFlags = (b: GatherBuffers, o: GatherOptions): number =>
   (o.slope !== undefined ? FLAG.activated : 0) |
   (b.live ? FLAG.skipping : 0) |
   (b.base ? FLAG.based : 0) |
-  (o.gained ? FLAG.gained : 0);
+  (o.gained ? FLAG.gained : 0) |
+  (o.unwritten ? FLAG.unwritten : 0);
 
 /** Streams of tiles where only some are computed. */
 const STREAMS = 16;
@@ -255,6 +267,7 @@ fn channel_of(k: u32) -> Channel {
 
 /** Finishes vec4 k of an output pixel, whose share and channel are known. */
 fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, channel: Channel) {
+  if (!computed && (p.flags & ${FLAG.unwritten}u) != 0u) { return; }
   let at = pixel * p.outC4 + k;
   if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
     dst[at] = base[at];

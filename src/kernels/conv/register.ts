@@ -43,17 +43,21 @@ ${linearMain(
   ${T.flatMap((t) => U.map((u) => `var a_${t}_${u} = vec4f();`)).join(" ")}
   let computed = ${T.map((t) => `pixel_${t}.live`).join(" || ")};
   if (computed) {
-    for (var i = 0u; i < p.kh; i++) {
+    // Conditions are at the end, as in \`subgroup.ts\`.
+    var i = 0u;
+    loop {
       let row = row_offset(tile, i);
       if (row % p.divH != 0) { continue; }
-      for (var j = 0u; j < p.kw; j++) {
+      var j = 0u;
+      loop {
         let column = column_offset(tile, j);
         if (column % p.divW != 0) { continue; }
         let offset = vec2<i32>(row / p.divH, column / p.divW);
         ${T.map((t) => `let from_${t} = pixel_${t}.source + offset; let in_${t} = in_image(from_${t}); let at_${t} = address(pixel_${t}, from_${t});`).join("\n        ")}
         if (!(${T.map((t) => `in_${t}`).join(" || ")})) { continue; }
         var w_at = tile.image * p.weightStride + (i * p.kw + j) * p.srcC4 * 4u * p.outC4;
-        for (var c = 0u; c < p.srcC4; c++) {
+        var c = 0u;
+        loop {
           ${U.flatMap((u) => L.map((l) => `let w_${u}_${l} = weight[w_at + ${l}u * p.outC4 + k_${u}];`)).join("\n          ")}
           ${T.map((t) => {
             const load = `let s_${t} = select(vec4f(), src[at_${t} + c], in_${t});`;
@@ -64,8 +68,11 @@ ${linearMain(
             return [load, ...fma].join(" ");
           }).join("\n          ")}
           w_at += 4u * p.outC4;
+          continuing { c++; break if c == p.srcC4; }
         }
+        continuing { j++; break if j == p.kw; }
       }
+      continuing { i++; break if i == p.kh; }
     }
   }
   ${T.map((t) => {

@@ -12,7 +12,7 @@
 import type { Grid } from "../../gpu/gpu.js";
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupGrid, workgroupId } from "../../gpu/linear.js";
-import { GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
+import { FLAG, GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
 import { range } from "./range.js";
 
 export interface SubgroupSpec {
@@ -80,7 +80,9 @@ fn main(
         ${own.map((o) => `let from_${o} = pixel_${o}.source + offset; let in_${o} = pixel_${o}.out != NOWHERE && in_image(from_${o}); let at_${o} = address(pixel_${o}, from_${o});`).join("\n        ")}
         if (!subgroupAny(${own.map((o) => `in_${o}`).join(" || ")})) { continue; }
         var w_at = tile.image * p.weightStride + (i * p.kw + j) * p.srcC4 * 4u * p.outC4 + weight_k;
-        for (var c = 0u; c < p.srcC4; c++) {
+        // The condition is at the end: with it at the beginning, adapters that run lanes under a mask go through the body once more.
+        var c = 0u;
+        loop {
           ${L.map((l) => `let w_${l} = weight[w_at + ${l}u * p.outC4];`).join(" ")}
           ${own.map((o) => `let s_${o} = select(vec4f(), src[at_${o} + c], in_${o});`).join("\n          ")}
           ${T.map((t) => {
@@ -89,17 +91,26 @@ fn main(
             return `let b_${t} = ${share(`s_${Math.floor(t / lanesK)}${channels}`, t)}; ${fma}`;
           }).join("\n          ")}
           w_at += 4u * p.outC4;
+          continuing { c++; break if c == p.srcC4; }
         }
       }
     }
   }
+  if (!computed && (p.flags & ${FLAG.unwritten}u) != 0u) { return; }
   // A load costs more than the broadcasts that save it: each lane reads the scale of its own pixels.
   ${own.map((o) => `let share_${o} = share_of(min(pixel_${o}.out, p.outPixels - 1u));`).join("\n  ")}
+  let empty = !computed && (p.flags & ${FLAG.based}u) == 0u
+    && ((p.flags & ${FLAG.biased}u) == 0u || !subgroupAny(${own.map((o) => `share_${o}.y != 0.0`).join(" || ")}));
   ${T.map((t) => {
     const from = Math.floor(t / lanesK);
     return `let out_${t} = ${share(`pixel_${from}.out`, t)}; let share_of_${t} = ${share(`share_${from}`, t)};`;
   }).join("\n  ")}
   if (k >= p.outC4) { return; }
+  if (empty) {
+    // What the epilogue makes of no sum and no bias, without going through it.
+    ${T.map((t) => `if (out_${t} != NOWHERE) { dst[out_${t} * p.outC4 + k] = vec4f(); }`).join("\n    ")}
+    return;
+  }
   let channel = channel_of(k);
   ${T.map((t) => `if (out_${t} != NOWHERE) { store_with(out_${t}, k, a_${t}, computed, share_of_${t}, channel); }`).join("\n  ")}
 }

@@ -24,16 +24,24 @@ export const WEIGHT_PARAMS = {
   items: "u32",
   imagePerTap: "u32",
   livePixels: "u32",
+  /** Rows of the mask, and entries of each as `liveRows.ts` lists it. */
+  liveRows: "u32",
+  livePitch: "u32",
   skipping: "u32",
 } as const;
 
 export const WEIGHT_BINDINGS: readonly Access[] = ["read", "read", "read", "read_write"];
 
-/** WGSL that every backend starts with. */
-export const WEIGHT_PRELUDE = /* wgsl */ `
+/**
+ * WGSL that every backend starts with.
+ * @param live type of the third binding: the mask of live pixels, or what the backend has made of it
+ */
+export const weightPrelude = (
+  live = "live_mask: array<f32>;      // [N|1,P,Q]: dy is zero where this is",
+): string => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;            // [N,H,W,C]
 @group(0) @binding(2) var<storage, read> dy: array<vec4f>;           // [N,P,Q,K]
-@group(0) @binding(3) var<storage, read> live_mask: array<f32>;      // [N|1,P,Q]: dy is zero where this is
+@group(0) @binding(3) var<storage, read> ${live}
 @group(0) @binding(4) var<storage, read_write> dw: array<vec4f>;     // [chunks,kh,kw,C,K]
 
 /** First of the output rows that a tap sums over. */

@@ -5,7 +5,7 @@
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
 import { range } from "./range.js";
-import { WEIGHT_BINDINGS, WEIGHT_PARAMS, WEIGHT_PRELUDE } from "./weightPass.js";
+import { WEIGHT_BINDINGS, WEIGHT_PARAMS, weightPrelude } from "./weightPass.js";
 
 export interface WeightRegisterSpec {
   /** vec4s of input and of output channels per invocation. */
@@ -22,7 +22,7 @@ export const weightRegisterKernel = defineKernel({
     const O = range(out4);
     const L = range(4);
     return /* wgsl */ `
-${WEIGHT_PRELUDE}
+${weightPrelude()}
 ${linearMain(
   "p.items",
   `  var rest = id;

@@ -5,8 +5,11 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupId } from "../../gpu/linear.js";
+import { DEAD } from "./gather.js";
+import { LIVE_STEP, WHOLE } from "./liveRows.js";
+import { QUOTIENT } from "../quotient.js";
 import { range } from "./range.js";
-import { WEIGHT_BINDINGS, WEIGHT_PARAMS, WEIGHT_PRELUDE } from "./weightPass.js";
+import { WEIGHT_BINDINGS, WEIGHT_PARAMS, weightPrelude } from "./weightPass.js";
 
 export interface WeightSubgroupSpec {
   readonly lanes: number;
@@ -14,8 +17,6 @@ export interface WeightSubgroupSpec {
 
 /** vec4s of dw's rows in one tile. */
 export const SUBGROUP_ROWS4 = 4;
-/** Output pixels dealt with at a time; each sum is read and written once for them. */
-export const SUBGROUP_STEP = 4;
 
 export const weightSubgroupKernel = defineKernel({
   name: "weightSubgroup",
@@ -24,17 +25,18 @@ export const weightSubgroupKernel = defineKernel({
   // Branches depend on the workgroup alone, and a workgroup is one subgroup: more than the analysis can know.
   directives: "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n",
   wgsl: ({ lanes }: WeightSubgroupSpec) => {
-    const own = range((SUBGROUP_ROWS4 * SUBGROUP_STEP) / lanes);
+    const own = range((SUBGROUP_ROWS4 * LIVE_STEP) / lanes);
     const R = range(SUBGROUP_ROWS4);
-    const T = range(SUBGROUP_STEP);
+    const T = range(LIVE_STEP);
     const L = range(4);
-    /** The vec4 of row r at pixel t: slot t * 4 + r, which lane slot % lanes loaded as its slot / lanes-th. */
+    /** The vec4 of row r at pixel t: slot r * 4 + t, which lane slot % lanes loaded as its slot / lanes-th. */
     const share = (t: number, r: number) => {
-      const slot = t * SUBGROUP_ROWS4 + r;
+      const slot = r * LIVE_STEP + t;
       return `subgroupBroadcast(s_${Math.floor(slot / lanes)}, ${slot % lanes}u)`;
     };
     return /* wgsl */ `
-${WEIGHT_PRELUDE}
+${weightPrelude("live_columns: array<u32>;   // [N|1,P,livePitch], see liveRows.ts")}
+${QUOTIENT}
 @compute @workgroup_size(${lanes})
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -53,41 +55,58 @@ fn main(
   let chunk = rest / p.tilesC;
   let k = tile_k * ${lanes}u + lane;
   let load_k = min(k, p.k4 - 1u);
-  // The row of dw whose source this lane loads: the same one for each of its slots, since lanes is a multiple of the rows.
-  let own_row = row4 + lane % ${SUBGROUP_ROWS4}u;
-  let in_weight = own_row < end4;
-  let tap = own_row / p.c4;
-  let c = own_row % p.c4;
-  let i = i32(tap / p.kw) * i32(1u - p.imagePerTap);
-  let j = i32(tap % p.kw) * i32(1u - p.imagePerTap);
-  let offset = vec2<i32>(i * p.dilH - p.padH, j * p.dilW - p.padW);
+  // The rows of dw whose source this lane loads, at one pixel of each step.
+  ${own
+    .map(
+      (o) => `let row_${o} = row4 + lane / ${LIVE_STEP}u + ${(o * lanes) / LIVE_STEP}u;
+  let in_weight_${o} = row_${o} < end4;
+  let tap_${o} = row_${o} / p.c4;
+  let c_${o} = row_${o} % p.c4;
+  let offset_${o} = vec2<i32>(vec2<u32>(tap_${o} / p.kw, tap_${o} % p.kw) * (1u - p.imagePerTap)) * vec2<i32>(p.dilH, p.dilW) - vec2<i32>(p.padH, p.padW);`,
+    )
+    .join("\n  ")}
   let start = first_row(row4 / p.c4);
   ${R.flatMap((r) => L.map((l) => `var a_${r}_${l} = vec4f();`)).join(" ")}
   let rows = min((chunk + 1u) * p.chunkRows, p.rows);
-  for (var r = chunk * p.chunkRows; r < rows; r++) {
+  var r = chunk * p.chunkRows;
+  loop {
     let row = start + r;
-    let y = i32(row % p.p) * p.strideH + offset.x;
-    let in_row = in_weight && u32(y) < p.h;
-    if (!subgroupAny(in_row)) { continue; }
-    let source = (row / p.p * p.h + select(0u, u32(y), in_row)) * p.w;
-    let live_row = row * p.q % p.livePixels;
-    for (var q = 0u; q < p.q; q += ${SUBGROUP_STEP}u) {
-      var wanted = true;
-      if (p.skipping != 0u) {
-        wanted = live_mask[live_row + min(q + lane % ${SUBGROUP_STEP}u, p.q - 1u)] != 0.0;
+    let n = quotient(row, p.p);
+    let out_y = row - n * p.p;
+    let y = i32(out_y) * p.strideH;
+    let image = n * p.h;
+    ${own.map((o) => `let y_${o} = y + offset_${o}.x; let in_row_${o} = in_weight_${o} && u32(y_${o}) < p.h; let source_${o} = (image + select(0u, u32(y_${o}), in_row_${o})) * p.w;`).join("\n    ")}
+    if (!subgroupAny(${own.map((o) => `in_row_${o}`).join(" || ")})) { continue; }
+    let live_row = select(row, out_y, p.liveRows == p.p) * p.livePitch;
+    var steps = (p.q + ${LIVE_STEP - 1}u) / ${LIVE_STEP}u;
+    var listed = p.skipping != 0u;
+    if (listed) {
+      steps = live_columns[live_row];
+      listed = steps < ${WHOLE}u;
+      steps &= ${WHOLE - 1}u;
+    }
+    if (steps == 0u) { continue; }
+    var step = 0u;
+    let d_at = row * p.q;
+    loop {
+      // Beyond the row's end, or its last live pixel, the source is zero, and dy that of a pixel that is looked at anyway.
+      var column = step * ${LIVE_STEP}u + lane % ${LIVE_STEP}u;
+      var inside = column < p.q;
+      if (listed) {
+        let entry = live_columns[live_row + 1u + column];
+        column = entry & ${DEAD - 1}u;
+        inside = entry < ${DEAD}u;
+      } else {
+        column = min(column, p.q - 1u);
       }
-      if (!subgroupAny(wanted)) { continue; }
       ${own
         .map(
-          (o) => `let q_${o} = q + lane / ${SUBGROUP_ROWS4}u + ${(o * lanes) / SUBGROUP_ROWS4}u;
-      let x_${o} = i32(q_${o}) * p.strideW + offset.y;
-      let in_${o} = in_row && q_${o} < p.q && u32(x_${o}) < p.w;
-      let s_${o} = select(vec4f(), x[(source + select(0u, u32(x_${o}), in_${o})) * p.c4 + c], in_${o});`,
+          (o) => `let x_${o} = i32(column) * p.strideW + offset_${o}.y;
+      let in_${o} = in_row_${o} && inside && u32(x_${o}) < p.w;
+      let s_${o} = select(vec4f(), x[(source_${o} + select(0u, u32(x_${o}), in_${o})) * p.c4 + c_${o}], in_${o});`,
         )
         .join("\n      ")}
-      let d_at = row * p.q;
-      // Beyond the row the source is zero: any pixel of it will do.
-      ${T.map((t) => `let d_${t} = dy[(d_at + min(q + ${t}u, p.q - 1u)) * p.k4 + load_k];`).join("\n      ")}
+      ${T.map((t) => `let d_${t} = dy[(d_at + subgroupBroadcast(column, ${t}u)) * p.k4 + load_k];`).join("\n      ")}
       ${R.map((r) => {
         const shared = T.map((t) => `let b_${r}_${t} = ${share(t, r)};`).join(" ");
         const fma = L.map((l) =>
@@ -95,7 +114,9 @@ fn main(
         ).join("\n      ");
         return `${shared}\n      ${fma}`;
       }).join("\n      ")}
+      continuing { step++; break if step == steps; }
     }
+    continuing { r++; break if r >= rows; }
   }
   if (k >= p.k4) { return; }
   let to = chunk * p.kh * p.kw * p.c4 + row4;

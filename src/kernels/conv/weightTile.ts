@@ -5,7 +5,7 @@
  * 512 of nine; with `imagePerTap` every tap sums over pixels of its own, and a tile stays within one.
  */
 import { range } from "./range.js";
-import { WEIGHT_PRELUDE } from "./weightPass.js";
+import { weightPrelude } from "./weightPass.js";
 
 /**
  * WGSL: `Block`, `block_of`, `Place`, `place_of`, `move_on`, `any_live`.
@@ -13,7 +13,7 @@ import { WEIGHT_PRELUDE } from "./weightPass.js";
  * @param depth output pixels of one step
  */
 export const weightTileWgsl = (rows4: number, depth: number): string => /* wgsl */ `
-${WEIGHT_PRELUDE}
+${weightPrelude()}
 struct Block {
   row: u32,       // first vec4 of rows of dw, among all
   rows: u32,      // how many of them there are from here to the end of the group

@@ -37,7 +37,11 @@ const LEAST_TILES = 64;
 
 /** The direct passes that the products run in. */
 type GatherProducts = (s: ConvShape, b: GatherBuffers, o: GatherOptions) => void;
-type WeightProducts = (s: ConvShape, b: WeightPassBuffers) => void;
+interface WeightProducts {
+  record(s: ConvShape, b: WeightPassBuffers): void;
+  /** Whether what stands at pixels that are not live is never read. */
+  skipsEachPixel(s: ConvShape): boolean;
+}
 
 const tilesOf = (h: number, w: number) => [Math.ceil(h / 2), Math.ceil(w / 2)] as const;
 
@@ -62,6 +66,16 @@ const productShape = (t: TileRows, c: number, k: number): ConvShape => ({
   k,
   ...squareWindow(1),
 });
+
+/** Tiles of a row in the weight's products: where they are few, the turn from row to row takes its time, and the last step is short. */
+const PRODUCT_ROW = 128;
+
+/** The product of the weight's gradient: rows of tiles are put together, as far as they go up in longer ones. */
+function weightProductShape(t: TileRows, c: number, k: number): ConvShape {
+  let together = Math.max(1, Math.min(t.rows, Math.floor(PRODUCT_ROW / t.tilesX)));
+  while (t.rows % together !== 0) together--;
+  return productShape({ ...t, rows: t.rows / together, tilesX: together * t.tilesX }, c, k);
+}
 
 /** Runs of tile rows over an output of n x h x w, each with at most RUN_BYTES of transformed tiles of `channels4` vec4s. */
 function* runs(gpu: Gpu, n: number, h: number, w: number, channels4: number): Generator<Omit<TileRows, "c4">> {
@@ -98,9 +112,13 @@ export function winogradGather(
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
     const from = { ...run, h: source[0], w: source[1], c4 };
-    winogradInput(gpu, from, padding, { x: b.src, v, live });
+    winogradInput(gpu, from, padding, { x: b.src, v, live }, "left");
     const buffers = { src: v, weight: u, dst: m, live: live && { mask: live, n: 1 } };
-    products(productShape(from, c, k), buffers, { weightPerImage: true, ...(o.half ? { half: true } : {}) });
+    products(productShape(from, c, k), buffers, {
+      weightPerImage: true,
+      unwritten: true,
+      ...(o.half ? { half: true } : {}),
+    });
     winogradOutput(
       gpu,
       { ...run, c4: k4 },
@@ -144,9 +162,11 @@ export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvSh
     const from = { ...run, h: s.h, w: s.w, c4 };
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
-    winogradInput(gpu, from, s.padding, { x: b.x, v, live }, "zero");
-    winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g, live });
-    products(productShape(from, s.c, s.k), { x: v, dy: g, dw: to, live: live && { mask: live, n: 1 } });
+    const shape = weightProductShape(from, s.c, s.k);
+    const dead = products.skipsEachPixel(shape) ? "left" : "zero";
+    winogradInput(gpu, from, s.padding, { x: b.x, v, live }, dead);
+    winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g, live }, dead);
+    products.record(shape, { x: v, dy: g, dw: to, live: live && { mask: live, n: 1 } });
     for (const storage of [v, g, ...(live ? [live] : [])]) gpu.free(storage);
   };
   const du = gpu.alloc(entries * 16, "winograd dU");

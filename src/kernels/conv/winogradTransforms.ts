@@ -74,8 +74,8 @@ const applyB = (to: (i: number) => string, from: (i: number) => string): string 
   ].join(" ");
 
 /**
- * What stands in a transformed tile that is not live: its transform, whatever was there (no product of it is computed, or used), or
- * zeros (products with it are added).
+ * What stands in a transformed tile that is not live: its transform, whatever was there (nobody reads it), or zeros (products with it are
+ * added).
  */
 const DEAD_TILES = { computed: 0, left: 1, zero: 2 } as const;
 type DeadTiles = Exclude<keyof typeof DEAD_TILES, "computed">;
@@ -137,7 +137,7 @@ export function winogradInput(
   s: TileRows,
   padding: readonly [number, number],
   b: { readonly x: Storage; readonly v: Storage } & LiveTiles,
-  dead: DeadTiles = "left",
+  dead: DeadTiles,
 ): void {
   const params = { ...tileParams(s), padH: padding[0], padW: padding[1], ...deadTiles(b.live, dead) };
   gpu.dispatch(winogradInputKernel, undefined, params, [b.x, b.live ?? b.x, b.v], linearGrid(s.rows * s.tilesX * s.c4));
@@ -233,13 +233,14 @@ fn gradient(n: u32, y: u32, x: u32, c: u32) -> vec4f {
 `,
 });
 
-/** Records A dy A' of a run of tiles, zeros in those that are not live; sizes are dy's. */
+/** Records A dy A' of a run of tiles; sizes are dy's. */
 export function winogradGradient(
   gpu: Gpu,
   s: TileRows,
   b: { readonly dy: Storage; readonly v: Storage } & LiveTiles,
+  dead: DeadTiles,
 ): void {
-  const params = { ...tileParams(s), ...deadTiles(b.live, "zero") };
+  const params = { ...tileParams(s), ...deadTiles(b.live, dead) };
   gpu.dispatch(
     winogradGradientKernel,
     undefined,
