@@ -4,7 +4,7 @@
  */
 import { printable, ShapeError, UserError } from "../errors.js";
 import { checkThreshold, type HoleColour, MASK_THRESHOLD, varyMask } from "../pconv/maskAugment.js";
-import type { MaskPicture, MaskSource } from "../pconv/picture.js";
+import { type MaskPicture, type MaskSource, resizeMask } from "../pconv/picture.js";
 import { isMixed } from "../pconv/randomMask.js";
 import { Rng } from "../pconv/rng.js";
 import { listPictures, printWarning, SkipList, type WarningListener } from "./folderList.js";
@@ -162,13 +162,9 @@ export class MaskFolder implements MaskSource {
  */
 function wholeMask(mask: MaskPicture, size: number): MaskPicture {
   const { width, height } = mask;
-  const values = new Uint8Array(size * size);
-  for (let y = 0; y < size; y++) {
-    const row = Math.floor(((y + 0.5) * height) / size) * width;
-    for (let x = 0; x < size; x++) values[y * size + x] = mask.values[row + Math.floor(((x + 0.5) * width) / size)];
-  }
-  const resized = { width: size, height: size, values };
+  const resized = resizeMask(mask, size, size);
   if (!isMixed(resized)) {
+    const { values } = resized;
     const lost = mask.values.indexOf(1 - values[0]);
     const [x, y] = [
       Math.floor(((lost % width) * size) / width),

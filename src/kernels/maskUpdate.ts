@@ -93,7 +93,10 @@ ${linearMain(
   ${range(rows)
     .map((o) => `var sum_${o} = 0.0;`)
     .join(" ")}
-  for (var i = 0u; i < p.kh + ${rows - 1}u * u32(p.strideH); i++) {
+  // Conditions at the end: adapters that run lanes under a mask go through the body once more where they are at the beginning.
+  let last = p.kh + ${rows - 1}u * u32(p.strideH);
+  var i = 0u;
+  loop {
     let y = y0 + i32(i) * p.dilH;
     if (u32(y) >= p.h) { continue; }
     let line = (n * p.h + u32(y)) * p.w;
@@ -103,7 +106,7 @@ ${linearMain(
         const x = `let x_${j} = u32(x0 + ${j} * p.dilW); let at_${j} = line + min(x_${j}, p.w - 1u);`;
         const add = single
           ? `sum += select(0.0, mask[at_${j}], x_${j} < p.w);`
-          : `for (var g = 0u; g < p.groups && x_${j} < p.w; g++) { sum += weight[g] * mask[at_${j} * p.groups + g]; }`;
+          : `if (x_${j} < p.w) { var g = 0u; loop { sum += weight[g] * mask[at_${j} * p.groups + g]; continuing { g++; break if g == p.groups; } } }`;
         return `${x} ${add}`;
       })
       .join("\n    ")}
@@ -114,6 +117,7 @@ ${linearMain(
             .map((o) => `if (i - ${o}u * u32(p.strideH) < p.kh) { sum_${o} += sum; }`) // wraps below 0
             .join("\n    ")
     }
+    continuing { i++; break if i == last; }
   }
   let first = (n * p.p + row) * p.q + q;
   ${range(rows)

@@ -1,6 +1,6 @@
 /** Pictures and masks at the size that they are evaluated at. No Node here. */
 import { ShapeError } from "../errors.js";
-import type { MaskPicture, Picture } from "./picture.js";
+import { type MaskPicture, type Picture, resizeMask } from "./picture.js";
 
 /** What one output pixel is made of along one axis: `weights[k]` of input pixel `first + k`; they add up to 1. */
 interface Taps {
@@ -83,12 +83,7 @@ export function eightBit({ width, height, pixels }: Picture): Picture {
  */
 export function evaluationMask(mask: MaskPicture, size: number): MaskPicture {
   checkSize("evaluationMask", size);
-  const values = new Uint8Array(size * size);
-  for (let y = 0; y < size; y++) {
-    const row = Math.floor((y * mask.height) / size) * mask.width;
-    for (let x = 0; x < size; x++) values[y * size + x] = mask.values[row + Math.floor((x * mask.width) / size)];
-  }
-  return { width: size, height: size, values };
+  return resizeMask(mask, size, size, 0);
 }
 
 /** Output pixel `index` of `to` covers [index, index + 1) * from / to of the input. */

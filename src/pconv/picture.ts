@@ -22,6 +22,20 @@ export function holeRatio(mask: MaskPicture): number {
 }
 
 /**
+ * A mask of another size by nearest neighbour; its shape is not kept. Output pixel x is the input pixel under its point
+ * x + `anchor`: its centre, or its corner, as OpenCV's INTER_NEAREST takes it.
+ */
+export function resizeMask(mask: MaskPicture, width: number, height: number, anchor: 0 | 0.5 = 0.5): MaskPicture {
+  const values = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const row = Math.floor(((y + anchor) * mask.height) / height) * mask.width;
+    for (let x = 0; x < width; x++)
+      values[y * width + x] = mask.values[row + Math.floor(((x + anchor) * mask.width) / width)];
+  }
+  return { width, height, values };
+}
+
+/**
  * A supply of training pictures. Sample `index` of `seed` is always the same picture, whatever was drawn before, so that a
  * run can resume anywhere.
  */

@@ -4,7 +4,7 @@
  * (mean 0.27, standard deviation 0.093 at 512x512); the pixels differ because the random numbers do.
  */
 import { ShapeError, UserError } from "../errors.js";
-import type { MaskPicture, MaskSource } from "./picture.js";
+import { type MaskPicture, type MaskSource, resizeMask } from "./picture.js";
 import { Rng } from "./rng.js";
 
 /** A range of integers, both ends included. */
@@ -88,7 +88,7 @@ const DRAWN_SIZE = 512;
 export function generateScaledMask(width: number, height: number, rng: Rng, options?: RandomMaskOptions): MaskPicture {
   const scale = Math.max(1, (2 * DRAWN_SIZE) / (width + height));
   const drawn = generateMask(Math.round(width * scale), Math.round(height * scale), rng, options);
-  return reduce(drawn, width, height);
+  return drawn.width === width && drawn.height === height ? drawn : resizeMask(drawn, width, height);
 }
 
 /**
@@ -128,18 +128,6 @@ export class RandomMaskSource implements MaskSource {
     values[flipped] = 1 - values[flipped];
     return mask!;
   }
-}
-
-/** A mask reduced to a size: each pixel is the one at its centre. */
-function reduce(mask: MaskPicture, width: number, height: number): MaskPicture {
-  if (mask.width === width && mask.height === height) return mask;
-  const values = new Uint8Array(width * height);
-  for (let y = 0; y < height; y++) {
-    const row = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
-    for (let x = 0; x < width; x++)
-      values[y * width + x] = mask.values[row + Math.floor(((x + 0.5) * mask.width) / width)];
-  }
-  return { width, height, values };
 }
 
 /** Whether a mask has both hole and valid pixels: only then is there something to fill, and something to fill it from. */

@@ -210,9 +210,10 @@ describe("pictures", () => {
     ["a depth that its type has not", [header(4, 4, 2, 6), pixels(12, 4), end], "got a broken or truncated one"],
   ])("PNG with %s", async (name, chunks, problem) => {
     const path = await write(`${name}.png`, joinPng(chunks));
-    for (const read of [readPicture(path), readStored(path)]) {
-      await expect(read).rejects.toThrow(FormatError);
-      await expect(read).rejects.toThrow(problem);
+    for (const read of [readPicture, readStored]) {
+      const reading = read(path);
+      await expect(reading).rejects.toThrow(FormatError);
+      await expect(reading).rejects.toThrow(problem);
     }
   });
 

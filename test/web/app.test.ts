@@ -3,8 +3,9 @@ import { PNG } from "pngjs";
 import { describe, expect, it } from "vitest";
 import { shrinkTemplates } from "../../tools/shrink-wgsl.mjs";
 import { maskUpdateKernel } from "../../src/kernels/maskUpdate.js";
+import { resizeMask } from "../../src/pconv/picture.js";
 import { Editing } from "../../web/app/editing.js";
-import { MaskLayer, resizedMask } from "../../web/app/mask.js";
+import { MaskLayer } from "../../web/app/mask.js";
 import { maskFromRgba, maskToRgba, type RgbaPicture, seenPixels, withHoleFilled } from "../../web/app/pictures.js";
 import { drawSample } from "../../web/app/sample.js";
 import { Viewport } from "../../web/app/viewport.js";
@@ -131,7 +132,7 @@ describe("pictures", () => {
   it("writes masks and reads them again", () => {
     const values = Uint8Array.from({ length: 15 }, (_, i) => (i % 4 === 0 ? 0 : 1));
     expect(maskFromRgba(maskToRgba({ width: 5, height: 3, values })).values).toEqual(values);
-    expect(resizedMask({ width: 5, height: 3, values }, 10, 6).values[2 * 10 + 8]).toBe(values[5 + 4]);
+    expect(resizeMask({ width: 5, height: 3, values }, 10, 6).values[2 * 10 + 8]).toBe(values[5 + 4]);
   });
 
   it("writes PNG that others read, pixel for pixel, with alpha only where there is some", async () => {

@@ -4,7 +4,7 @@ import { readMask } from "../../src/io/imageFile.js";
 import { displayedSize, maskAsDisplayed } from "../../src/io/storedFill.js";
 import type { StoredPicture } from "../../src/io/storedPicture.js";
 import type { HoleColour } from "../../src/pconv/maskAugment.js";
-import type { MaskPicture } from "../../src/pconv/picture.js";
+import { type MaskPicture, resizeMask } from "../../src/pconv/picture.js";
 
 /** Which way round a mask is: like the picture on the screen, or like its pixels in the file. */
 export type MaskOrientation = "displayed" | "stored";
@@ -48,7 +48,7 @@ export async function fitMask(path: string, stored: StoredPicture, o: MaskOption
   if (turned && o.maskOrientation === undefined && !same(mask, displayed) && same(mask, stored)) way = "stored";
   if (!same(mask, wanted[way])) {
     if (!o.resizeMask) throw wrongSize(path, mask, stored, displayed);
-    mask = nearest(mask, wanted[way]);
+    mask = resizeMask(mask, wanted[way].width, wanted[way].height);
     notes.push(`mask resized from ${text(read)} to ${text(mask)} (nearest neighbour)`);
   }
   if (!turned) return { mask, greyPixels, notes };
@@ -75,15 +75,4 @@ function wrongSize(path: string, mask: Size, stored: StoredPicture, displayed: S
     `expected a mask of ${text(displayed)}${turned} for ${stored.path}, got ${text(mask)}`,
     "pass --resize-mask to resize it by nearest neighbour",
   );
-}
-
-/** A mask resized by nearest neighbour, pixel centres on pixel centres. */
-function nearest(mask: MaskPicture, { width, height }: Size): MaskPicture {
-  const values = new Uint8Array(width * height);
-  for (let y = 0; y < height; y++) {
-    const line = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
-    for (let x = 0; x < width; x++)
-      values[y * width + x] = mask.values[line + Math.floor(((x + 0.5) * mask.width) / width)];
-  }
-  return { width, height, values };
 }

@@ -1,6 +1,6 @@
 /** Changes of the mask that can be undone. No DOM in here. */
-import type { MaskPicture } from "../../src/pconv/picture.js";
-import { isEmpty, MaskLayer, type Point, type Rect, resizedMask, union } from "./mask.js";
+import { type MaskPicture, resizeMask } from "../../src/pconv/picture.js";
+import { isEmpty, MaskLayer, type Point, type Rect, union } from "./mask.js";
 
 interface Edit {
   readonly rect: Rect;
@@ -79,7 +79,7 @@ export class Editing {
   /** Puts a mask of any size in place of the present one. */
   load(mask: MaskPicture): void {
     const { width, height } = this.mask;
-    const { values } = resizedMask(mask, width, height);
+    const { values } = resizeMask(mask, width, height);
     this.replace((_, i) => values[i]);
   }
 

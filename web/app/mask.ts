@@ -89,15 +89,3 @@ export class MaskLayer implements MaskPicture {
     }
   }
 }
-
-/** A mask at another size: each pixel is that of the nearest centre. */
-export function resizedMask(mask: MaskPicture, width: number, height: number): MaskPicture {
-  const values = new Uint8Array(width * height);
-  for (let y = 0; y < height; y++) {
-    const line = Math.floor(((y + 0.5) * mask.height) / height) * mask.width;
-    for (let x = 0; x < width; x++) {
-      values[y * width + x] = mask.values[line + Math.floor(((x + 0.5) * mask.width) / width)];
-    }
-  }
-  return { width, height, values };
-}

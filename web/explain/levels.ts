@@ -1,8 +1,7 @@
 /** The visitor's mask after each level of the network's encoder. */
 import { CallError } from "../app/calls.js";
 import type { Client } from "../app/client.js";
-import { resizedMask } from "../app/mask.js";
-import { holeRatio, type MaskPicture } from "../../src/pconv/picture.js";
+import { holeRatio, type MaskPicture, resizeMask } from "../../src/pconv/picture.js";
 import { generateMask } from "../../src/pconv/randomMask.js";
 import { Rng } from "../../src/pconv/rng.js";
 import { byId } from "../ui/dom.js";
@@ -18,7 +17,7 @@ const INK = { valid: [246, 245, 242, 255], hole: [217, 43, 82, 255] } as const;
 function seen(mask: MaskPicture): MaskPicture {
   const scale = Math.min(1, LONGEST / Math.max(mask.width, mask.height));
   const side = (length: number) => Math.max(1, Math.round(length * scale));
-  return resizedMask(mask, side(mask.width), side(mask.height));
+  return resizeMask(mask, side(mask.width), side(mask.height));
 }
 
 function drawMask(canvas: HTMLCanvasElement, { width, height, values }: MaskPicture): void {
