@@ -34,9 +34,9 @@ const passes = [
   },
   {
     name: "dead tiles of Winograd's gradient left as they were",
-    file: "src/kernels/conv/winogradTransforms.ts",
-    find: '...deadTiles(b.live, "zero") };',
-    replace: '...deadTiles(b.live, "left") };',
+    file: "src/kernels/conv/winograd.ts",
+    find: 'products.skipsEachPixel(shape) ? "left" : "zero"',
+    replace: 'products.skipsEachPixel(shape) ? "left" : "left"',
     why: "a step of the weight pass with one live tile adds all of its tiles",
     tests: ["kernels-winograd"],
   },
@@ -83,8 +83,8 @@ const passes = [
   {
     name: "bias without its share",
     file: "src/kernels/conv/gather.ts",
-    find: "bias_k * share.y",
-    replace: "bias_k",
+    find: "channel.bias * share.y",
+    replace: "channel.bias",
     why: "in holes there is no bias",
     tests: ["kernels-mask"],
   },

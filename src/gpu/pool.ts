@@ -44,7 +44,7 @@ export function tooLarge(what: string, bytes: number, limit: number): GpuError {
   return new GpuError(
     what,
     `expected a tensor of at most ${wholeMebibytes(limit)} (this adapter's limit), got ${wholeMebibytes(bytes)}`,
-    "use a smaller image size, batch size or width, or an adapter with larger buffers",
+    "use a smaller image size, batch size, width or depth, or an adapter with larger buffers",
   );
 }
 

@@ -50,7 +50,7 @@ export class ImageFolder implements PictureSource {
     onWarning: WarningListener,
   ) {
     this.skips = new SkipList(folder, files, onWarning);
-    this.description = `${files.length} pictures of ${folder}`;
+    this.description = `${files.length === 1 ? "1 picture" : `${files.length} pictures`} of ${folder}`;
   }
 
   /**

@@ -56,7 +56,7 @@ export class MaskFolder implements MaskSource {
     private readonly options: Required<MaskFolderOptions>,
   ) {
     this.skips = new SkipList(folder, files, options.onWarning);
-    this.description = `${files.length} masks of ${folder} (${options.holes} = hole)`;
+    this.description = `${files.length === 1 ? "1 mask" : `${files.length} masks`} of ${folder} (${options.holes} = hole)`;
   }
 
   /**

@@ -133,7 +133,8 @@ describe("refusals", () => {
     ["freezing without a second stage", ["--freeze-statistics", "running"], /^--freeze-statistics: expected --stage finetune or --stages both/], // prettier-ignore
     ["a share of nothing", ["--drawn-masks", "0.5"], /^--drawn-masks: expected --masks with it, got none$/],
     ["more than all", ["--drawn-images", "2"], /^--drawn-images: expected a share from 0 to 1, got 2$/],
-    ["an average of everything", ["--ema", "1"], /^--ema: expected a number below 1, got 1$/],
+    ["an average of everything", ["--ema", "1"], /^--ema: expected a number above 0 and below 1, got 1$/],
+    ["an average of nothing", ["--ema", "0"], /^--ema: expected a number above 0 and below 1, got 0$/],
     ["clipping to nothing", ["--clip-grad-norm", "0"], /^--clip-grad-norm: expected a number above 0, got 0$/],
   ];
   it.each(cases)("%s", async (_, args, first) => {

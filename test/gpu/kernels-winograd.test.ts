@@ -1,6 +1,7 @@
 /** Winograd's form: each transform against its matrices in float64, and whole passes against the convolution's references. */
 import { describe, expect, it } from "vitest";
 import { ShapeError } from "../../src/errors.js";
+import { skipsEachPixel, weightPass, type WeightPassBuffers } from "../../src/kernels/conv/backend.js";
 import { convolve, convolveWeight } from "../../src/kernels/conv/engine.js";
 import {
   type TileRows,
@@ -12,7 +13,7 @@ import {
   winogradWeight,
   winogradWeightBackward,
 } from "../../src/kernels/conv/winogradTransforms.js";
-import { winogradPays } from "../../src/kernels/conv/winograd.js";
+import { winogradPays, winogradWeightPass } from "../../src/kernels/conv/winograd.js";
 import { pconvBackwardInputRef } from "../../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeightRef } from "../../src/kernels/pconvBackwardWeight.js";
 import { pconvForwardRef } from "../../src/kernels/pconvForward.js";
@@ -282,6 +283,34 @@ describe("passes", () => {
       // An entry's error has the size of the tile's other entries, not its own.
       const largest = dwSize.reduce((a, v) => Math.max(a, v), 0);
       expectClose("dw", rows, dwRef, rounding(dwSize.fill(largest), ULPS / 4), draw.seed);
+    });
+  });
+
+  it("the weight's gradient in products that look at dead tiles, and in those that do not", async () => {
+    const s = shape({ n: 2, h: 11, w: 14, c: 8, k: 12 });
+    const draw = new Draw(0x64656164);
+    const valid = draw.mask(s.h * s.w, 0.7);
+    const x = draw.floats(s.n * s.h * s.w * s.c);
+    const dy = draw.floats(s.n * s.h * s.w * s.k).map((v, i) => v * valid[Math.floor(i / s.k) % valid.length]);
+    const want = pconvBackwardWeightRef(s, x, dy);
+    const size = pconvBackwardWeightRef(s, abs(x), abs(dy)).reduce((a, v) => Math.max(a, v), 0);
+    const tiled = {
+      backend: "workgroup",
+      spec: { rows4: 4, columns4: 2, depth: 4, threadRows4: 2, threadColumns4: 1 },
+    } as const;
+    await withScratch(gpu(), async (t) => {
+      const buffers = { x: t.activation(x, s.c), dy: t.activation(dy, s.k), live: { mask: t.floats(valid), n: 1 } };
+      for (const backend of [tiled, "register", "simple"] as const) {
+        const own = { imagePerTap: true };
+        const products = {
+          record: (of: ConvShape, b: WeightPassBuffers) => weightPass(gpu(), of, b, own, backend),
+          skipsEachPixel: (of: ConvShape) => skipsEachPixel(gpu(), of, own, backend),
+        };
+        expect(products.skipsEachPixel(s)).toBe(backend !== tiled);
+        const dw = t.outWeight("dw", 9, s.c, s.k);
+        winogradWeightPass(gpu(), products, s, { ...buffers, dw: dw.storage });
+        expectClose("dw", (await t.read(dw))[0], want, rounding(want.map(() => size), ULPS / 4), draw.seed); // prettier-ignore
+      }
     });
   });
 

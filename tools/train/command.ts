@@ -26,9 +26,9 @@ const between =
 
 /** The decay of an average. */
 function decay(text: string): number {
-  const value = above(0, 1)(text);
-  if (value === 1) throw new InvalidArgumentError("expected a number below 1, got 1");
-  return value;
+  const value = Number(text);
+  if (text.trim() !== "" && value > 0 && value < 1) return value;
+  throw new InvalidArgumentError(`expected a number above 0 and below 1, got ${text}`);
 }
 
 function dilation(text: string): [number, number] {

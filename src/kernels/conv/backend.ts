@@ -266,8 +266,9 @@ export function skipsEachPixel(
   gpu: Gpu,
   s: ConvShape,
   { imagePerTap = false, half = false }: WeightPassOptions,
+  chosen?: ConvBackend | WeightChoice,
 ): boolean {
-  return !["workgroup", "matrix"].includes(weightChoice(gpu, { s, imagePerTap, half }).backend);
+  return !["workgroup", "matrix"].includes(weightChoice(gpu, { s, imagePerTap, half }, chosen).backend);
 }
 
 /** Records one weight pass; `chosen` overrides what the adapter and the shape would choose. */

@@ -267,7 +267,7 @@ fn channel_of(k: u32) -> Channel {
 
 /** Finishes vec4 k of an output pixel, whose share and channel are known. */
 fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, channel: Channel) {
-  if (!computed && (p.flags & ${FLAG.unwritten}u) != 0u) { return; }
+  if ((p.flags & ${FLAG.unwritten}u) != 0u && !computed) { return; }
   let at = pixel * p.outC4 + k;
   if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
     dst[at] = base[at];
