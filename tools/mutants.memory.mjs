@@ -68,15 +68,6 @@ const buffers = [
     tests: ["cpu/bufferPlan"],
   },
   {
-    name: "plan followed beyond what was rehearsed",
-    file: "src/gpu/pool.ts",
-    find: "this.followed = null;\n      return null;",
-    replace: "return null;",
-    why: "from there on its buffers may be taken",
-    tests: ["kernels-runtime"],
-    only: "are left where something else is asked for",
-  },
-  {
     name: "a kernel that writes a weight leaves its kept forms as they are",
     file: "src/gpu/gpu.ts",
     find: 'if (kernel.bindings[i] === "read_write") this.kept.changed(b);',

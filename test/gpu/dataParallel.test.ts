@@ -251,6 +251,8 @@ describe("between steps", () => {
       const group = trainer.config.processGroup!;
       for (let i = 1; i <= 4; i++) {
         await trainer.trainStep({ report: false });
+        // One rank asks at once, the other when all that the step has asked for has been asked.
+        if (group.rank === 0) await trainer.config.model.gpu.sync();
         const flag = Float32Array.of(i, group.rank); // such as: does any rank want to stop?
         await group.allReduce(flag);
         expect([...flag]).toEqual([2 * i, 1]);

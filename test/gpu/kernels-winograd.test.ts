@@ -307,6 +307,11 @@ describe("passes", () => {
           skipsEachPixel: (of: ConvShape) => skipsEachPixel(gpu(), of, own, backend),
         };
         expect(products.skipsEachPixel(s)).toBe(backend !== tiled);
+        // What the transforms are given is not what new memory is: zeros.
+        const bytes = [s.c, s.k].map((channels) => 16 * 2 * 6 * 7 * channels * 4);
+        const dirty = bytes.map((size) => gpu().alloc(size, "dirty"));
+        for (const storage of dirty) gpu().write(storage, new Float32Array(storage.bytes / 4).fill(NaN));
+        for (const storage of dirty) gpu().free(storage);
         const dw = t.outWeight("dw", 9, s.c, s.k);
         winogradWeightPass(gpu(), products, s, { ...buffers, dw: dw.storage });
         expectClose("dw", (await t.read(dw))[0], want, rounding(want.map(() => size), ULPS / 4), draw.seed); // prettier-ignore
