@@ -220,8 +220,8 @@ export function launchWeight<Spec>(
   const rowsOf = b.live && t.skips.packed && liveRows(gpu, b.live.mask, params.liveRows, size[1]);
   countWeight(gpu, s, imagePerTap, t.skips, chunkRows, b.live);
   const partials = chunks > 1 ? gpu.alloc(chunks * entries * 16, "pconvBackwardWeight partial sums") : b.dw;
-  // Something must be bound where there is no mask: never of half precision, for which a list of pixels has no form.
-  const live = rowsOf ?? b.live?.mask ?? gpu.constant([1]);
+  // Something must be bound where there is no mask: not of half precision, in which there is no list of pixels.
+  const live = rowsOf ?? b.live?.mask ?? (b.x.half ? gpu.constant([1]) : b.x);
   gpu.dispatch(t.kernel, t.spec, params, [b.x, b.dy, live, partials], t.grid(params.items));
   if (rowsOf) gpu.free(rowsOf);
   if (chunks === 1) return;
