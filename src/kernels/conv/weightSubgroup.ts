@@ -1,13 +1,14 @@
 /**
  * Weight backend for small subgroups: a workgroup is one subgroup, its lanes are output channels (a vec4 each), and it computes
  * 16 rows of dw: four vec4s, of four taps where there are few input channels. Four output pixels at a time: the lanes load
- * the 16 source values of each and pass them round by subgroup broadcast, as in `subgroup.ts`.
+ * the 16 source values of each and pass them round by subgroup broadcast, as in `subgroup.ts`. With a mask the four are the next
+ * live ones of the row (`liveRows.ts`); no other pixel of x or dy is read.
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupId } from "../../gpu/linear.js";
+import { QUOTIENT } from "../quotient.js";
 import { DEAD } from "./gather.js";
 import { LIVE_STEP, WHOLE } from "./liveRows.js";
-import { QUOTIENT } from "../quotient.js";
 import { range } from "./range.js";
 import { WEIGHT_BINDINGS, WEIGHT_PARAMS, weightPrelude } from "./weightPass.js";
 
