@@ -35,8 +35,8 @@ const passes = [
   {
     name: "dead tiles of Winograd's gradient left as they were",
     file: "src/kernels/conv/winograd.ts",
-    find: 'products.skipsEachPixel(shape) ? "left" : "zero"',
-    replace: 'products.skipsEachPixel(shape) ? "left" : "left"',
+    find: 'rowByRow ? "left" : "zero"',
+    replace: 'rowByRow ? "left" : "left"',
     why: "a step of the weight pass with one live tile adds all of its tiles",
     tests: ["kernels-winograd"],
   },

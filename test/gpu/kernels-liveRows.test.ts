@@ -1,4 +1,4 @@
-/** The live pixels of rows against their reference, and that no other entry is written. */
+/** The live pixels of rows against their reference. */
 import { describe, expect, it } from "vitest";
 import { LIVE_STEP, livePitch, liveRows, liveRowsRef } from "../../src/kernels/conv/liveRows.js";
 import { Draw } from "../support/draw.js";

@@ -70,8 +70,11 @@ const productShape = (t: TileRows, c: number, k: number): ConvShape => ({
 /** Tiles of a row in the weight's products: where they are few, the turn from row to row takes its time, and the last step is short. */
 const PRODUCT_ROW = 128;
 
-/** The product of the weight's gradient: rows of tiles are put together, as far as they go up in longer ones. */
-function weightProductShape(t: TileRows, c: number, k: number): ConvShape {
+/**
+ * The product of the weight's gradient where its backend goes row by row: rows of tiles are put together, as far as they go up in longer
+ * ones. The others cut their chunks between rows, and fill a GPU with those.
+ */
+function longRows(t: TileRows, c: number, k: number): ConvShape {
   let together = Math.max(1, Math.min(t.rows, Math.floor(PRODUCT_ROW / t.tilesX)));
   while (t.rows % together !== 0) together--;
   return productShape({ ...t, rows: t.rows / together, tilesX: together * t.tilesX }, c, k);
@@ -162,8 +165,9 @@ export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvSh
     const from = { ...run, h: s.h, w: s.w, c4 };
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
-    const shape = weightProductShape(from, s.c, s.k);
-    const dead = products.skipsEachPixel(shape) ? "left" : "zero";
+    const rowByRow = products.skipsEachPixel(productShape(from, s.c, s.k));
+    const shape = (rowByRow ? longRows : productShape)(from, s.c, s.k);
+    const dead = rowByRow ? "left" : "zero";
     winogradInput(gpu, from, s.padding, { x: b.x, v, live }, dead);
     winogradGradient(gpu, { ...run, c4: k4 }, { dy: b.dy, v: g, live }, dead);
     products.record(shape, { x: v, dy: g, dw: to, live: live && { mask: live, n: 1 } });
