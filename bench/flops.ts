@@ -7,6 +7,7 @@
  * not computed anything. This is the one place where these numbers come from.
  */
 import { maskUpdateRef } from "../src/kernels/maskUpdate.js";
+import { WINOGRAD_FORMS } from "../src/kernels/conv/winogradForms.js";
 import type { ConvShape } from "../src/kernels/shape.js";
 import type { Pass } from "./workload.js";
 import { multiplications, type UNetLayer, unetLayers, VGG16_LAYERS } from "./shapes.js";
@@ -17,8 +18,8 @@ export interface Flops {
   readonly least: number;
 }
 
-/** Multiplications that Winograd's F(2x2, 3x3) saves: 36 of a direct 2x2 tile become 16. */
-const WINOGRAD = 36 / 16;
+/** Multiplications that the largest of Winograd's forms saves. */
+const WINOGRAD = WINOGRAD_FORMS[4].saves;
 
 /** The same number thrice: nothing can be saved. */
 export const fixedFlops = (flops: number): Flops => ({ textbook: flops, needed: flops, least: flops });

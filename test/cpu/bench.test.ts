@@ -51,8 +51,8 @@ describe("judge", () => {
   it("knows that Winograd's form may pass the direct form's peak, and that nothing passes its own", () => {
     const flops = convFlops(SHAPES.get("A")!);
     const peakMs = flops.needed / peaks.gflops / 1e6;
-    expect(verdict(peakMs / 2, peakMs / 2, 1e-6, flops).shareOfPeak).toBeCloseTo(2);
-    expect(verdict(peakMs / 2.3, peakMs / 2.3, 1e-6, flops).error).toMatch(/impossible/);
+    expect(verdict(peakMs / 3, peakMs / 3, 1e-6, flops).shareOfPeak).toBeCloseTo(3);
+    expect(verdict(peakMs / 4.1, peakMs / 4.1, 1e-6, flops).error).toMatch(/impossible/);
     const strided = convFlops(SHAPES.get("C")!); // no such form
     expect(verdict(strided.needed / 101e6, strided.needed / 101e6, 1e-6, strided).error).toMatch(/impossible/);
   });

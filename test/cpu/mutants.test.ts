@@ -1,5 +1,5 @@
 /** The list of deliberate mistakes fits the sources: else `npm run mutants` would end at the first that does not. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 // @ts-expect-error: a program's own list, without types
 import { MUTANTS } from "../../tools/mutants.list.mjs";
@@ -9,6 +9,7 @@ interface Mutant {
   readonly file: string;
   readonly find: string;
   readonly replace: string;
+  readonly tests: readonly string[];
 }
 
 const root = new URL("../../", import.meta.url);
@@ -22,4 +23,10 @@ it("every mutant changes one place of its file", () => {
   });
   expect(occurrences).toEqual(mutants.map(({ name }) => `${name}: 1`));
   expect(mutants.filter(({ find, replace }) => find === replace)).toEqual([]);
+});
+
+it("every mutant names tests that there are", () => {
+  const named = (MUTANTS as readonly Mutant[]).flatMap(({ tests }) => tests);
+  const files = named.map((name) => `test/${name.includes("/") ? name : `gpu/${name}`}.test.ts`);
+  expect(files.filter((file) => !existsSync(new URL(file, root)))).toEqual([]);
 });

@@ -73,6 +73,12 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   totalVariationBackward: combine({ region: ["all", "inside", "product"] }),
   weightedSum: combine({ both: flags }),
   window: combine({ vectors: flags }),
+  ...Object.fromEntries(
+    ["Input", "Output", "Gradient", "Weight", "WeightBackward"].map((name) => [
+      `winograd${name}`,
+      combine({ tile: [2, 4] }),
+    ]),
+  ),
 };
 
 const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));

@@ -4,16 +4,20 @@ import { ShapeError } from "../../src/errors.js";
 import { skipsEachPixel, weightPass, type WeightPassBuffers } from "../../src/kernels/conv/backend.js";
 import { convolve, convolveWeight } from "../../src/kernels/conv/engine.js";
 import {
+  type Matrix,
+  transposed,
+  WINOGRAD_FORMS,
+  winogradRef,
+  type WinogradTile,
+} from "../../src/kernels/conv/winogradForms.js";
+import {
   type TileRows,
-  WINOGRAD,
   winogradGradient,
   winogradInput,
   winogradLive,
-  winogradRef,
-  winogradWeight,
-  winogradWeightBackward,
 } from "../../src/kernels/conv/winogradTransforms.js";
-import { winogradPays, winogradWeightPass } from "../../src/kernels/conv/winograd.js";
+import { winogradWeight, winogradWeightBackward } from "../../src/kernels/conv/winogradWeights.js";
+import { winogradTile, winogradWeightPass } from "../../src/kernels/conv/winograd.js";
 import { pconvBackwardInputRef } from "../../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeightRef } from "../../src/kernels/pconvBackwardWeight.js";
 import { pconvForwardRef } from "../../src/kernels/pconvForward.js";
@@ -22,13 +26,14 @@ import { convOutputSize, type ConvShape } from "../../src/kernels/shape.js";
 import { transposeWeight } from "../../src/kernels/transposeWeight.js";
 import { defineKernel } from "../../src/gpu/kernel.js";
 import { linearGrid, linearMain } from "../../src/gpu/linear.js";
-import { abs, expectClose, expectExact, rounding } from "../support/close.js";
+import { abs, expectClose, expectExact, rounding, tileRounding } from "../support/close.js";
 import { Draw } from "../support/draw.js";
 import { useGpu, withScratch } from "../support/gpu.js";
 
 const gpu = useGpu();
-/** Sums of four products and their transforms: a few roundings more than the direct form's. */
+/** Products and their transforms: a few roundings more than the direct form's. */
 const ULPS = 64;
+const TILES: readonly WinogradTile[] = [2, 4];
 
 const shape = (over: Partial<ConvShape>): ConvShape => ({
   n: 1,
@@ -81,45 +86,48 @@ ${linearMain("p.items", "result[id] = quotient(pairs[id].x, pairs[id].y);")}`,
   });
 });
 
-describe("transforms", () => {
-  const draw = new Draw(0x77696e6f);
-  const [n, h, w, c] = [2, 5, 7, 6];
-  const tiles: TileRows = { n, h, w, c4: 2, tilesY: 3, tilesX: 4, row0: 2, rows: 3 };
+describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile) => {
+  const { side, Bt, G, At } = WINOGRAD_FORMS[tile];
+  const draw = new Draw(0x77696e6f, tile);
+  const [n, h, w, c] = [2, 2 * tile + 1, 4 * tile - 1, 6];
+  const tiles: TileRows = { tile, n, h, w, c4: 2, tilesY: 3, tilesX: 4, row0: 2, rows: 3 };
   const x = draw.floats(n * h * w * c);
   const at = (img: number, y: number, column: number, ch: number) =>
     y < 0 || y >= h || column < 0 || column >= w ? 0 : x[((img * h + y) * w + column) * c + ch];
-  /** Reference of [16,rows,tilesX,C] from a tile's values. */
-  const expected = (size: number, offset: number, matrix: readonly (readonly number[])[], transposed: boolean) => {
-    const out = new Float64Array(16 * tiles.rows * tiles.tilesX * c);
+  /** Reference of [side^2,rows,tilesX,C] from a tile's values. */
+  const expected = (matrix: Matrix, offset: number) => {
+    const out = new Float64Array(side * side * tiles.rows * tiles.tilesX * c);
+    const size = matrix[0].length;
     for (let r = 0; r < tiles.rows; r++)
       for (let tx = 0; tx < tiles.tilesX; tx++)
         for (let ch = 0; ch < c; ch++) {
           const [img, ty] = [Math.floor((tiles.row0 + r) / tiles.tilesY), (tiles.row0 + r) % tiles.tilesY];
-          const tile = Array.from({ length: size }, (_, i) =>
-            Array.from({ length: size }, (__, j) => at(img, 2 * ty + i - offset, 2 * tx + j - offset, ch)),
+          const values = Array.from({ length: size }, (_, i) =>
+            Array.from({ length: size }, (__, j) => at(img, tile * ty + i - offset, tile * tx + j - offset, ch)),
           );
-          winogradRef(matrix, tile, transposed).forEach((row, i) =>
+          winogradRef(matrix, values).forEach((row, i) =>
             row.forEach((v, j) => {
-              out[(((4 * i + j) * tiles.rows + r) * tiles.tilesX + tx) * c + ch] = v;
+              out[(((side * i + j) * tiles.rows + r) * tiles.tilesX + tx) * c + ch] = v;
             }),
           );
         }
     return out;
   };
+  const outputs = side * side * tiles.rows * tiles.tilesX;
 
   it("of the input, border and runs of rows included", async () => {
     await withScratch(gpu(), async (t) => {
-      const v = t.outActivation("v", 16 * tiles.rows * tiles.tilesX, c);
+      const v = t.outActivation("v", outputs, c);
       winogradInput(gpu(), tiles, [1, 1], { x: t.activation(x, c), v: v.storage }, "left");
-      expectClose("v", (await t.read(v))[0], expected(4, 1, WINOGRAD.Bt, false), 2e-6, draw.seed);
+      expectClose("v", (await t.read(v))[0], expected(Bt, 1), 4e-6, draw.seed);
     });
   });
 
   it("of the gradient", async () => {
     await withScratch(gpu(), async (t) => {
-      const v = t.outActivation("v", 16 * tiles.rows * tiles.tilesX, c);
+      const v = t.outActivation("v", outputs, c);
       winogradGradient(gpu(), tiles, { dy: t.activation(x, c), v: v.storage }, "left");
-      expectClose("v", (await t.read(v))[0], expected(2, 0, WINOGRAD.At, true), 2e-6, draw.seed);
+      expectClose("v", (await t.read(v))[0], expected(transposed(At), 0), 1e-5, draw.seed);
     });
   });
 
@@ -129,67 +137,72 @@ describe("transforms", () => {
     await withScratch(gpu(), async (t) => {
       const [from, mask] = [t.activation(x, c), t.floats(live)];
       // Scratch results begin as NaN.
-      const [v, g] = ["v", "g"].map((name) => t.outActivation(name, 16 * tiles.rows * tiles.tilesX, c));
+      const [v, g] = ["v", "g"].map((name) => t.outActivation(name, outputs, c));
       winogradInput(gpu(), tiles, [1, 1], { x: from, v: v.storage, live: mask }, "zero");
       winogradGradient(gpu(), tiles, { dy: from, v: g.storage, live: mask }, "zero");
       const [gotV, gotG] = await t.read(v, g);
-      expectClose("v", gotV, alive(expected(4, 1, WINOGRAD.Bt, false)), 2e-6, draw.seed);
-      expectClose("g", gotG, alive(expected(2, 0, WINOGRAD.At, true)), 2e-6, draw.seed);
+      expectClose("v", gotV, alive(expected(Bt, 1)), 4e-6, draw.seed);
+      expectClose("g", gotG, alive(expected(transposed(At), 0)), 1e-5, draw.seed);
     });
   });
 
   it("of the weight, turned and back", async () => {
     const [rows, k] = [4, 8];
     const weight = draw.floats(9 * rows * k);
-    const pick = (values: ArrayLike<number>, r: number, side: number) =>
-      Array.from({ length: side }, (_, i) =>
-        Array.from({ length: side }, (__, j) => values[(i * side + j) * rows * k + r]),
+    const pick = (values: ArrayLike<number>, r: number, width: number) =>
+      Array.from({ length: width }, (_, i) =>
+        Array.from({ length: width }, (__, j) => values[(i * width + j) * rows * k + r]),
       );
-    const place = (to: Float64Array, r: number, tile: number[][]) =>
-      tile.forEach((row, i) => row.forEach((v, j) => (to[(i * tile.length + j) * rows * k + r] = v)));
-    const [u, turned, dw] = [16, 16, 9].map((taps) => new Float64Array(taps * rows * k));
-    const du = draw.floats(16 * rows * k);
+    const place = (to: Float64Array, r: number, values: number[][]) =>
+      values.forEach((row, i) => row.forEach((v, j) => (to[(i * values.length + j) * rows * k + r] = v)));
+    const taps = side * side;
+    const [u, turned, dw] = [taps, taps, 9].map((count) => new Float64Array(count * rows * k));
+    const du = draw.floats(taps * rows * k);
     for (let r = 0; r < rows * k; r++) {
-      const tile = pick(weight, r, 3);
-      place(u, r, winogradRef(WINOGRAD.G, tile));
-      place(turned, r, winogradRef(WINOGRAD.G, tile.map((row) => [...row].reverse()).reverse()));
-      place(dw, r, winogradRef(WINOGRAD.G, pick(du, r, 4), true));
+      const values = pick(weight, r, 3);
+      place(u, r, winogradRef(G, values));
+      place(turned, r, winogradRef(G, values.map((row) => [...row].reverse()).reverse()));
+      place(dw, r, winogradRef(transposed(G), pick(du, r, side)));
     }
     await withScratch(gpu(), async (t) => {
       const from = t.activation(weight, k);
-      const outs = [t.outActivation("u", 16 * rows, k), t.outActivation("turned", 16 * rows, k)];
-      winogradWeight(gpu(), { rows, k4: 2, turned: false }, { w: from, u: outs[0].storage });
-      winogradWeight(gpu(), { rows, k4: 2, turned: true }, { w: from, u: outs[1].storage });
+      const outs = [t.outActivation("u", taps * rows, k), t.outActivation("turned", taps * rows, k)];
+      winogradWeight(gpu(), { tile, rows, k4: 2, turned: false }, { w: from, u: outs[0].storage });
+      winogradWeight(gpu(), { tile, rows, k4: 2, turned: true }, { w: from, u: outs[1].storage });
       const back = t.outActivation("dw", 9 * rows, k);
-      winogradWeightBackward(gpu(), { rows, k4: 2 }, { du: t.activation(du, k), dw: back.storage });
+      winogradWeightBackward(gpu(), { tile, rows, k4: 2 }, { du: t.activation(du, k), dw: back.storage });
       const got = await t.read(...outs, back);
-      [u, turned, dw].forEach((want, i) => expectClose(["u", "turned", "dw"][i], got[i], want, 2e-6, draw.seed));
+      [u, turned, dw].forEach((want, i) => expectClose(["u", "turned", "dw"][i], got[i], want, 1e-5, draw.seed));
     });
   });
 
   it("live tiles are those with a live pixel", async () => {
-    const live = draw.mask(n * h * w, 0.8);
+    const live = draw.mask(n * h * w, 0.9);
     await withScratch(gpu(), async (t) => {
       const out = t.outFloats("live", tiles.rows * tiles.tilesX);
       winogradLive(gpu(), tiles, n, { live: t.floats(live), liveTile: out.storage });
+      const inTile = Array.from({ length: tile }, (_, i) => i);
       const want = Array.from({ length: tiles.rows * tiles.tilesX }, (_, id) => {
         const row = tiles.row0 + Math.floor(id / tiles.tilesX);
         const [img, ty, tx] = [Math.floor(row / tiles.tilesY), row % tiles.tilesY, id % tiles.tilesX];
         return Number(
-          [0, 1].some((i) =>
-            [0, 1].some((j) => {
-              const [y, column] = [2 * ty + i, 2 * tx + j];
+          inTile.some((i) =>
+            inTile.some((j) => {
+              const [y, column] = [tile * ty + i, tile * tx + j];
               return y < h && column < w && live[(img * h + y) * w + column] !== 0;
             }),
           ),
         );
       });
+      expect(want).toContain(0);
       expectExact("live", (await t.read(out))[0], want, draw.seed);
     });
   });
 });
 
-describe("passes", () => {
+describe.each(TILES)("passes in Winograd's form of tiles of side %i", (tile) => {
+  const algorithm = tile === 2 ? "winograd2x2" : "winograd4x4";
+
   const SHAPES = [
     shape({ n: 2, h: 9, w: 11, c: 18, k: 20 }),
     shape({ h: 6, w: 20, c: 40, k: 5 }),
@@ -222,14 +235,14 @@ describe("passes", () => {
       const ratio = { scale: t.floats(scale), biasScale: t.floats(valid), n: 1 };
       const y = t.outActivation("y", s.n * p * q, s.k);
       const live = { mask: ratio.scale, n: 1 };
-      convolve(gpu(), s, "forward", { ...buffers, dst: y.storage, scale: ratio, live }, { slope: 0.2 }, "winograd");
+      convolve(gpu(), s, "forward", { ...buffers, dst: y.storage, scale: ratio, live }, { slope: 0.2 }, algorithm);
       const added = t.outActivation("added", s.n * p * q, s.k);
       gpu().copy(t.activation(before, s.k), added.storage, s.n * p * q * Math.ceil(s.k / 4) * 16);
-      convolve(gpu(), s, "forward", { src: buffers.src, weight: buffers.weight, dst: added.storage }, { accumulate: true }, "winograd"); // prettier-ignore
+      convolve(gpu(), s, "forward", { src: buffers.src, weight: buffers.weight, dst: added.storage }, { accumulate: true }, algorithm); // prettier-ignore
       const kept = t.outActivation("kept", s.n * p * q, s.k);
       const none = t.floats(new Float32Array(p * q));
       const base = t.activation(before, s.k);
-      convolve(gpu(), s, "forward", { src: buffers.src, weight: buffers.weight, dst: kept.storage, live: { mask: none, n: 1 }, base }, {}, "winograd"); // prettier-ignore
+      convolve(gpu(), s, "forward", { src: buffers.src, weight: buffers.weight, dst: kept.storage, live: { mask: none, n: 1 }, base }, {}, algorithm); // prettier-ignore
 
       const weightT = gpu().alloc(buffers.weight.bytes * 2, "weightT");
       transposeWeight(gpu(), s, buffers.weight, weightT);
@@ -242,10 +255,10 @@ describe("passes", () => {
         "backwardInput",
         { src: dyBuffer, weight: weightT, dst: dx.storage, live: liveX },
         {},
-        "winograd",
+        algorithm,
       );
       const dw = t.outWeight("dw", 9, s.c, s.k);
-      convolveWeight(gpu(), s, { x: buffers.src, dy: dyBuffer, dw: dw.storage, live }, "winograd");
+      convolveWeight(gpu(), s, { x: buffers.src, dy: dyBuffer, dw: dw.storage, live }, algorithm);
       const [yGot, addedGot, keptGot, dxGot, dwGot] = await t.read(y, added, kept, dx, dw);
       gpu().free(weightT);
 
@@ -261,7 +274,7 @@ describe("passes", () => {
       expectClose("y", chosen(yGot, s.k), want, rounding(sizes, ULPS), draw.seed);
       const sum = Float64Array.from(plain, (v, i) => (only && !only(Math.floor(i / s.k)) ? 0 : v + before[i]));
       const sumSize = Float64Array.from(plainSize, (v, i) => v + Math.abs(before[i]));
-      expectClose("accumulated", chosen(addedGot, s.k), sum, rounding(sumSize, ULPS), draw.seed);
+      expectClose("accumulated", chosen(addedGot, s.k), sum, tileRounding(sumSize, ULPS), draw.seed);
       expectExact("base", keptGot, before, draw.seed);
 
       const onlyX = large ? (i: number) => i % 997 === 0 : undefined;
@@ -272,7 +285,7 @@ describe("passes", () => {
           const pixel = Math.floor(i / s.c);
           return validX[pixel % (s.h * s.w)] === 0 || (onlyX && !onlyX(pixel)) ? 0 : v;
         });
-      expectClose("dx", visible(dxGot), visible(dxRef), rounding(dxSize, ULPS), draw.seed);
+      expectClose("dx", visible(dxGot), visible(dxRef), tileRounding(dxSize, ULPS), draw.seed);
       expect(dxGot.every((v) => Number.isFinite(v))).toBe(true);
       const onlyW = large ? (tap: number, c: number) => (tap * s.c + c) % 97 === 0 : undefined;
       const dwRef = pconvBackwardWeightRef(s, x, dy, onlyW);
@@ -308,26 +321,45 @@ describe("passes", () => {
         };
         expect(products.skipsEachPixel(s)).toBe(backend !== tiled);
         // What the transforms are given is not what new memory is: zeros.
-        const bytes = [s.c, s.k].map((channels) => 16 * 2 * 6 * 7 * channels * 4);
+        const [side, tiles] = [tile + 2, 2 * Math.ceil(s.h / tile) * Math.ceil(s.w / tile)];
+        const bytes = [s.c, s.k].map((channels) => side ** 2 * tiles * channels * 4);
         const dirty = bytes.map((size) => gpu().alloc(size, "dirty"));
         for (const storage of dirty) gpu().write(storage, new Float32Array(storage.bytes / 4).fill(NaN));
         for (const storage of dirty) gpu().free(storage);
         const dw = t.outWeight("dw", 9, s.c, s.k);
-        winogradWeightPass(gpu(), products, s, { ...buffers, dw: dw.storage });
+        winogradWeightPass(gpu(), tile, products, s, { ...buffers, dw: dw.storage });
         expectClose("dw", (await t.read(dw))[0], want, rounding(want.map(() => size), ULPS / 4), draw.seed); // prettier-ignore
       }
     });
   });
+});
 
-  it("refuses what has no such form, and is chosen for wide 3x3 layers alone", () => {
+describe("the choice", () => {
+  it("refuses what has no such form", () => {
     const s = shape({ stride: [2, 2], c: 256, k: 256, h: 64, w: 64 });
     const storage = gpu().alloc(256, "any");
     const buffers = { src: storage, weight: storage, dst: storage };
-    expect(() => convolve(gpu(), s, "forward", buffers, {}, "winograd")).toThrow(ShapeError);
+    for (const algorithm of ["winograd2x2", "winograd4x4"] as const) {
+      expect(() => convolve(gpu(), s, "forward", buffers, {}, algorithm)).toThrow(ShapeError);
+    }
     gpu().free(storage);
-    expect(winogradPays(s)).toBe(false);
-    expect(winogradPays({ ...s, stride: [1, 1] })).toBe(true);
-    expect(winogradPays({ ...s, stride: [1, 1], c: 64, k: 64 })).toBe(false);
-    expect(winogradPays({ ...s, stride: [1, 1], h: 8, w: 8 })).toBe(false);
+    expect(winogradTile(s, false)).toBe(null);
+  });
+
+  it("takes the larger tile where there are enough of it, and neither for few channels or pixels", () => {
+    const s = shape({ c: 256, k: 256, h: 64, w: 64 });
+    expect(winogradTile(s, false)).toBe(4);
+    expect(winogradTile({ ...s, h: 16, w: 16 }, false)).toBe(2);
+    expect(winogradTile({ ...s, n: 4, h: 16, w: 16 }, false)).toBe(4);
+    expect(winogradTile({ ...s, h: 8, w: 8 }, false)).toBe(null);
+    expect(winogradTile({ ...s, c: 64, k: 64 }, false)).toBe(4);
+    expect(winogradTile({ ...s, c: 64, k: 64, h: 16, w: 16 }, false)).toBe(null);
+    expect(winogradTile({ ...s, c: 32, k: 32 }, false)).toBe(null);
+  });
+
+  it("leaves factors of half precision to the form that only adds", () => {
+    const s = shape({ c: 256, k: 256, h: 64, w: 64 });
+    expect(winogradTile(s, true)).toBe(2);
+    expect(winogradTile({ ...s, c: 64, k: 64 }, true)).toBe(null);
   });
 });

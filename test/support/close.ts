@@ -41,4 +41,15 @@ export function rounding(magnitudes: ArrayLike<number>, ulps = 16): Float64Array
   return Float64Array.from(magnitudes, (m) => m * ulps * HALF_ULP + TINY);
 }
 
+/**
+ * The same for Winograd's forms, where an entry's error has the size of all entries of its tile: an eighth of the largest at least.
+ */
+export function tileRounding(magnitudes: ArrayLike<number>, ulps: number): Float64Array {
+  const least = Array.from(magnitudes).reduce((a, v) => Math.max(a, v), 0) / 8;
+  return rounding(
+    Float64Array.from(magnitudes, (m) => Math.max(m, least)),
+    ulps,
+  );
+}
+
 export const abs = (values: ArrayLike<number>): Float64Array => Float64Array.from(values, Math.abs);

@@ -1,5 +1,5 @@
 /**
- * The convolution engine: which algorithm computes a pass, and over which windows of its tensors. Winograd's form where it pays,
+ * The convolution engine: which algorithm computes a pass, and over which windows of its tensors. Winograd's forms where they pay,
  * else the direct one; both multiply in the backends of `backend.ts`.
  */
 import type { Gpu } from "../../gpu/gpu.js";
@@ -11,26 +11,34 @@ import { sumOfParts } from "../weightedSum.js";
 import { type ConvBackend, gather, skipsEachPixel, weightPass, type WeightPassBuffers } from "./backend.js";
 import type { Direction, GatherBuffers, GatherOptions } from "./gather.js";
 import { counted, plainFlops } from "./flopCounter.js";
-import { WINOGRAD_SAVES, winogradApplies, winogradGather, winogradPays, winogradWeightPass } from "./winograd.js";
+import { winogradApplies, winogradGather, winogradTile, winogradWeightPass } from "./winograd.js";
+import { WINOGRAD_FORMS, type WinogradTile } from "./winogradForms.js";
 import { convTensors, convWindows, type ConvWindow } from "./windows.js";
 
 /** A way to compute a pass; the backends' names mean the direct form in that backend. */
-export type ConvAlgorithm = ConvBackend | "direct" | "winograd";
+export type ConvAlgorithm = ConvBackend | "direct" | "winograd2x2" | "winograd4x4";
+
+/** What the caller or the shape decides: the tile of Winograd's form, or the direct form, in a backend of the caller's if that was named. */
+type Chosen = { readonly tile: WinogradTile } | { readonly tile: null; readonly backend: ConvBackend | undefined };
 
 /** @throws {ShapeError} when Winograd's form is asked for where there is none. */
-function choose(s: ConvShape, algorithm: ConvAlgorithm | undefined): ConvAlgorithm {
-  if (algorithm === "winograd" && !winogradApplies(s)) {
+function choose(s: ConvShape, half: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
+  if (algorithm === undefined || algorithm === "direct") {
+    return { tile: algorithm ? null : winogradTile(s, half), backend: undefined };
+  }
+  if (algorithm !== "winograd2x2" && algorithm !== "winograd4x4") return { tile: null, backend: algorithm };
+  if (!winogradApplies(s)) {
     throw new ShapeError(
-      "winograd",
+      algorithm,
       `expected a 3x3 convolution of stride and dilation 1, got ${s.kernel.join("x")}, stride ${s.stride.join("x")}`,
       "use the direct form",
     );
   }
-  return algorithm ?? (winogradPays(s) ? "winograd" : "direct");
+  return { tile: algorithm === "winograd2x2" ? 2 : 4 };
 }
 
 /** What the direct form would take for each operation that the chosen one executes. */
-const directShare = (chosen: ConvAlgorithm): number => (chosen === "winograd" ? WINOGRAD_SAVES : 1);
+const directShare = ({ tile }: Chosen): number => (tile ? WINOGRAD_FORMS[tile].saves : 1);
 
 /** Tensors of half precision ask for products of it: rounding the factors loses little more. */
 const halfProducts = (...tensors: readonly Storage[]): boolean => tensors.some((t) => t.half);
@@ -44,8 +52,8 @@ export function convolve(
   options: GatherOptions = {},
   algorithm?: ConvAlgorithm,
 ): void {
-  const chosen = choose(s, algorithm);
   const o = { ...options, half: options.half ?? halfProducts(b.src, b.dst) };
+  const chosen = choose(s, o.half, algorithm);
   const { input, output } = convTensors(s);
   const [read, made] = direction === "forward" ? [input, output] : [output, input];
   const inWindow = (window: ConvWindow) => {
@@ -63,12 +71,12 @@ export function convolve(
         n: ofMask(b.scale.scale, b.scale.n).n,
       },
     };
-    if (chosen === "winograd") {
+    if (chosen.tile) {
       const products = (shape: ConvShape, v: GatherBuffers, own: GatherOptions) =>
         gather(gpu, shape, "forward", v, own);
-      winogradGather(gpu, products, window.s, direction, buffers, o);
+      winogradGather(gpu, chosen.tile, products, window.s, direction, buffers, o);
     } else {
-      gather(gpu, window.s, direction, buffers, o, chosen === "direct" ? undefined : chosen);
+      gather(gpu, window.s, direction, buffers, o, chosen.backend);
     }
   };
   const run = () => convWindows(gpu, s, direction).forEach(inWindow);
@@ -83,8 +91,8 @@ export function convolve(
 
 /** Records a weight gradient. */
 export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, algorithm?: ConvAlgorithm): void {
-  const chosen = choose(s, algorithm);
   const half = halfProducts(b.x, b.dy);
+  const chosen = choose(s, half, algorithm);
   const { input, output } = convTensors(s);
   const windows = convWindows(gpu, s, "forward");
   const inWindow = (window: ConvWindow, dw: Storage) => {
@@ -94,15 +102,15 @@ export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, alg
       live: b.live && slabMask(gpu, b.live, output, window.output),
       dw,
     };
-    if (chosen === "winograd") {
+    if (chosen.tile) {
       const own = { imagePerTap: true, half };
       const products = {
         record: (shape: ConvShape, v: WeightPassBuffers) => weightPass(gpu, shape, v, own),
         skipsEachPixel: (shape: ConvShape) => skipsEachPixel(gpu, shape, own),
       };
-      winogradWeightPass(gpu, products, window.s, buffers);
+      winogradWeightPass(gpu, chosen.tile, products, window.s, buffers);
     } else {
-      weightPass(gpu, window.s, buffers, { half }, chosen === "direct" ? undefined : chosen);
+      weightPass(gpu, window.s, buffers, { half }, chosen.backend);
     }
   };
   const entries = s.kernel[0] * s.kernel[1] * vec4s(s.c) * 4 * vec4s(s.k);

@@ -1,14 +1,16 @@
 /**
- * Convolutions of 3x3 and stride 1 by Winograd's F(2x2, 3x3): transform, 16 products of matrices in the engine's own gather and
- * weight passes, transform back (see `winogradTransforms.ts`).
+ * Convolutions of 3x3 and stride 1 in Winograd's forms F(2x2) and F(4x4) (`winogradForms.ts`): transform, 16 or 36 products of matrices in the
+ * engine's own gather and weight passes, transform back (`winogradTransforms.ts`).
  *
- * Why: 4 multiplications per pixel and channel pair instead of 9, on top of whichever backend multiplies. What it costs is
- * memory traffic, 16/4 vec4s written and read again per pixel and channel vec4 on both sides, so it pays where C K / (C + K)
- * is large: from 40 on by measurement on lavapipe (A 64->64 even, B 192->64 1.35 times as fast, D 512->512 1.5 times), and by
- * calculation for a GPU with 60 TFLOP/s and 4.8 TB/s (32 (C + K) bytes against 10 C K operations a pixel). Runs of tile rows are dealt with one after the other, so that what lies between stays small (and on software
- * adapters in the cache).
+ * Why: 4 or 2.25 multiplications per pixel and channel pair instead of 9, on top of whichever backend multiplies. What it costs is
+ * memory traffic, 4 or 2.25 vec4s written and read again per pixel and channel vec4 on both sides, and weights that grow to 16/9 or 4
+ * times their size. So it pays where C K / (C + K) is large, and F(4x4) where there are enough tiles for such weights. By measurement on
+ * lavapipe, in shares of the direct form's time: F(4x4) 64->64 at 256x256 .85, 128->128 at 128x128 .6, 256->256 at 64x64 .42, 32->32 .9 to
+ * 1.05; F(2x2) 1.1, .8, .6, 1.4; at 16x16, 512->512, F(2x2) .7 and F(4x4) 1. By calculation for a GPU with 60 TFLOP/s and 4.8 TB/s,
+ * F(4x4) pays from C K / (C + K) = 17 on (18 (C + K) bytes against 13.5 C K operations a pixel), F(2x2) from 40. Runs of tile rows are
+ * dealt with one after the other, so that what lies between stays small.
  *
- * Error: about twice that of the direct form in float32 (Lavin & Gray 2016, sec. 5.3; bounds in the tests).
+ * Error: see `winogradForms.ts`; bounds in the tests. Factors of half precision have only F(2x2), whose transforms add and subtract.
  */
 import type { Gpu } from "../../gpu/gpu.js";
 import type { Storage } from "../../gpu/pool.js";
@@ -16,23 +18,15 @@ import { convOutputSize, type ConvShape, squareWindow, vec4s } from "../shape.js
 import { sumOfParts } from "../weightedSum.js";
 import type { WeightPassBuffers } from "./backend.js";
 import { type Direction, type GatherBuffers, gatherFlags, type GatherOptions } from "./gather.js";
-import {
-  type TileRows,
-  winogradGradient,
-  winogradInput,
-  winogradLive,
-  winogradOutput,
-  winogradWeight,
-  winogradWeightBackward,
-} from "./winogradTransforms.js";
+import { WINOGRAD_FORMS, type WinogradTile } from "./winogradForms.js";
+import { type TileRows, winogradGradient, winogradInput, winogradLive, winogradOutput } from "./winogradTransforms.js";
+import { winogradWeight, winogradWeightBackward } from "./winogradWeights.js";
 
-/** Multiply-adds of the direct form for each in the products: a tile has 4 outputs of 9 taps, and 16 products. */
-export const WINOGRAD_SAVES = 36 / 16;
 /** Bytes of transformed tiles at a time. */
 const RUN_BYTES = 32 * 2 ** 20;
-/** C K / (C + K) from which on the multiplications saved outweigh the traffic. */
-const LEAST_INTENSITY = 40;
-/** Fewer tiles than this leave the products' own tiles empty. */
+/** C K / (C + K) from which on the multiplications saved outweigh the traffic, by the tile's side. */
+const LEAST_INTENSITY = { 2: 40, 4: 24 } as const;
+/** Fewer tiles than this leave the products' own tiles empty, and the weights' transforms without use. */
 const LEAST_TILES = 64;
 
 /** The direct passes that the products run in. */
@@ -43,23 +37,30 @@ interface WeightProducts {
   skipsEachPixel(s: ConvShape): boolean;
 }
 
-const tilesOf = (h: number, w: number) => [Math.ceil(h / 2), Math.ceil(w / 2)] as const;
+const tilesOf = (tile: WinogradTile, h: number, w: number) => [Math.ceil(h / tile), Math.ceil(w / tile)] as const;
 
-/** Whether Winograd's form exists for this convolution. */
+/** Whether Winograd's forms exist for this convolution. */
 export const winogradApplies = (s: ConvShape): boolean =>
   s.kernel.every((v) => v === 3) && s.stride.every((v) => v === 1) && s.dilation.every((v) => v === 1);
 
-/** Whether it is worth it. */
-export function winogradPays(s: ConvShape): boolean {
-  if (!winogradApplies(s) || (s.c * s.k) / (s.c + s.k) < LEAST_INTENSITY) return false;
+/**
+ * The tile's side of the form that is worth it, if any.
+ * @param half the products' factors are of half precision
+ */
+export function winogradTile(s: ConvShape, half: boolean): WinogradTile | null {
+  if (!winogradApplies(s)) return null;
   const [p, q] = convOutputSize("pconvForward", s);
-  const [ty, tx] = tilesOf(p, q);
-  return s.n * ty * tx >= LEAST_TILES;
+  const pays = (tile: WinogradTile): boolean => {
+    const [ty, tx] = tilesOf(tile, p, q);
+    return s.n * ty * tx >= LEAST_TILES && (s.c * s.k) / (s.c + s.k) >= LEAST_INTENSITY[tile];
+  };
+  if (!half && pays(4)) return 4;
+  return pays(2) ? 2 : null;
 }
 
-/** A product of matrices per transformed coefficient: 16 "images" of tiles, 1x1. */
+/** A product of matrices per transformed coefficient: as many "images" of tiles, 1x1. */
 const productShape = (t: TileRows, c: number, k: number): ConvShape => ({
-  n: 16,
+  n: WINOGRAD_FORMS[t.tile].side ** 2,
   h: t.rows,
   w: t.tilesX,
   c,
@@ -81,20 +82,26 @@ function longRows(t: TileRows, c: number, k: number): ConvShape {
 }
 
 /** Runs of tile rows over an output of n x h x w, each with at most RUN_BYTES of transformed tiles of `channels4` vec4s. */
-function* runs(gpu: Gpu, n: number, h: number, w: number, channels4: number): Generator<Omit<TileRows, "c4">> {
-  const [tilesY, tilesX] = tilesOf(h, w);
-  const rowBytes = 16 * tilesX * channels4 * 16;
+function* runs(
+  gpu: Gpu,
+  tile: WinogradTile,
+  { n, h, w }: { readonly n: number; readonly h: number; readonly w: number },
+  channels4: number,
+): Generator<Omit<TileRows, "c4">> {
+  const [tilesY, tilesX] = tilesOf(tile, h, w);
+  const rowBytes = WINOGRAD_FORMS[tile].side ** 2 * tilesX * channels4 * 16;
   const most = Math.max(1, Math.floor(Math.min(RUN_BYTES, gpu.limits.maxStorageBufferBindingSize) / rowBytes));
   const count = Math.ceil((n * tilesY) / most);
   const rows = Math.ceil((n * tilesY) / count);
   for (let row0 = 0; row0 < n * tilesY; row0 += rows) {
-    yield { n, h, w, tilesY, tilesX, row0, rows: Math.min(rows, n * tilesY - row0) };
+    yield { tile, n, h, w, tilesY, tilesX, row0, rows: Math.min(rows, n * tilesY - row0) };
   }
 }
 
 /** Records a gather pass in Winograd's form; `weight` is the one that the direct form reads. */
 export function winogradGather(
   gpu: Gpu,
+  tile: WinogradTile,
   products: GatherProducts,
   s: ConvShape,
   direction: Direction,
@@ -108,10 +115,11 @@ export function winogradGather(
   const [c4, k4] = [vec4s(c), vec4s(k)];
   const padding = forward ? s.padding : ([2 - s.padding[0], 2 - s.padding[1]] as const);
   const flags = gatherFlags(b, o);
+  const matrices = WINOGRAD_FORMS[tile].side ** 2;
   const inRun = (run: Omit<TileRows, "c4">, u: Storage) => {
     const tiles = run.rows * run.tilesX;
-    const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
-    const m = gpu.alloc(16 * tiles * k4 * 16, "winograd products");
+    const v = gpu.alloc(matrices * tiles * c4 * 16, "winograd input");
+    const m = gpu.alloc(matrices * tiles * k4 * 16, "winograd products");
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
     const from = { ...run, h: source[0], w: source[1], c4 };
@@ -140,28 +148,35 @@ export function winogradGather(
     );
     for (const storage of [v, m, ...(live ? [live] : [])]) gpu.free(storage);
   };
-  const form = { rows: 4 * c4, k4, turned: !forward };
+  const form = { tile, rows: 4 * c4, k4, turned: !forward };
   const transformed = {
-    what: `Winograd weight ${form.rows}x${k4} ${form.turned}`,
+    what: `Winograd weight ${tile} ${form.rows}x${k4} ${form.turned}`,
     from: [b.weight],
-    bytes: 16 * form.rows * k4 * 16,
+    bytes: matrices * form.rows * k4 * 16,
     make: (u: Storage) => winogradWeight(gpu, form, { w: b.weight, u }),
   };
   gpu.derived(transformed, b.constantWeight ?? false, (u) => {
-    for (const run of runs(gpu, s.n, output[0], output[1], c4 + k4)) inRun(run, u);
+    for (const run of runs(gpu, tile, { n: s.n, h: output[0], w: output[1] }, c4 + k4)) inRun(run, u);
   });
 }
 
 /** Records a weight pass in Winograd's form. */
-export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvShape, b: WeightPassBuffers): void {
+export function winogradWeightPass(
+  gpu: Gpu,
+  tile: WinogradTile,
+  products: WeightProducts,
+  s: ConvShape,
+  b: WeightPassBuffers,
+): void {
   const [p, q] = convOutputSize("winograd", s);
   const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
-  const entries = 16 * c4 * 4 * k4;
-  const list = [...runs(gpu, s.n, p, q, c4 + k4)];
+  const matrices = WINOGRAD_FORMS[tile].side ** 2;
+  const entries = matrices * c4 * 4 * k4;
+  const list = [...runs(gpu, tile, { n: s.n, h: p, w: q }, c4 + k4)];
   const ofRun = (run: Omit<TileRows, "c4">, to: Storage) => {
     const tiles = run.rows * run.tilesX;
-    const v = gpu.alloc(16 * tiles * c4 * 16, "winograd input");
-    const g = gpu.alloc(16 * tiles * k4 * 16, "winograd gradient");
+    const v = gpu.alloc(matrices * tiles * c4 * 16, "winograd input");
+    const g = gpu.alloc(matrices * tiles * k4 * 16, "winograd gradient");
     const from = { ...run, h: s.h, w: s.w, c4 };
     const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, b.live.n, { live: b.live.mask, liveTile: live });
@@ -175,6 +190,6 @@ export function winogradWeightPass(gpu: Gpu, products: WeightProducts, s: ConvSh
   };
   const du = gpu.alloc(entries * 16, "winograd dU");
   sumOfParts(gpu, entries, list.length, (i, to) => ofRun(list[i], to), du);
-  winogradWeightBackward(gpu, { rows: 4 * c4, k4 }, { du, dw: b.dw });
+  winogradWeightBackward(gpu, { tile, rows: 4 * c4, k4 }, { du, dw: b.dw });
   gpu.free(du);
 }
