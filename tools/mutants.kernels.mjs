@@ -86,7 +86,7 @@ export const kernels = [
   {
     name: "dx without stride parity",
     file: "src/kernels/conv/register.ts",
-    find: "if (row % p.divH != 0) { continue; }",
+    find: "if (down * p.divH != row) { continue; }",
     replace: "",
     why: "with a stride only some taps reach an input pixel",
     tests: ["kernels-conv"],

@@ -14,7 +14,12 @@ const square = (draw: Draw, side: number): number[][] =>
 
 /** Runs WGSL's statements of scalars as JavaScript: `let` and operators mean the same in both. */
 function evaluate(m: Matrix, values: readonly number[]): number[] {
-  const text = linearMap(m, (i) => `result[${i}]`, (j) => `x_${j}`, "part_").replaceAll("vec4f()", "0"); // prettier-ignore
+  const text = linearMap(
+    m,
+    (i) => `result[${i}]`,
+    (j) => `x_${j}`,
+    "part_",
+  );
   const inputs = values.map((_, j) => `x_${j}`);
   // eslint-disable-next-line @typescript-eslint/no-implied-eval -- the text is the library's own, and made here
   const run = new Function("result", ...inputs, text) as (result: number[], ...values: number[]) => void;
@@ -31,7 +36,10 @@ describe.each(Object.values(WINOGRAD_FORMS))(
       for (let round = 0; round < 10; round++) {
         const [d, w] = [square(draw, side), square(draw, 3)];
         const u = winogradRef(G, w);
-        const y = winogradRef(At, winogradRef(Bt, d).map((row, i) => row.map((v, j) => v * u[i][j]))); // prettier-ignore
+        const y = winogradRef(
+          At,
+          winogradRef(Bt, d).map((row, i) => row.map((v, j) => v * u[i][j])),
+        );
         for (let i = 0; i < tile; i++)
           for (let j = 0; j < tile; j++) {
             let want = 0;
@@ -58,7 +66,13 @@ describe.each(Object.values(WINOGRAD_FORMS))(
     );
 
     it("what pairs of rows or columns have in common is computed once", () => {
-      const multiplications = (m: Matrix) => linearMap(m, (i) => `y_${i}`, (j) => `x_${j}`, "part_").split(" * ").length - 1; // prettier-ignore
+      const multiplications = (m: Matrix) =>
+        linearMap(
+          m,
+          (i) => `y_${i}`,
+          (j) => `x_${j}`,
+          "part_",
+        ).split(" * ").length - 1;
       const factors = (m: Matrix) => m.flat().filter((v) => v !== 0 && Math.abs(v) !== 1).length;
       for (const m of [Bt, G, At, transposed(At), transposed(G)]) {
         if (factors(m) > 0) expect(multiplications(m)).toBeLessThan(factors(m));

@@ -240,10 +240,13 @@ export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
 ];
 
 /**
- * WGSL of `store`, and of its parts `share_of`, `channel_of` and `store_with` for who stores many vec4s of a pixel or of a channel;
+ * WGSL of `store`, and of its parts `share_of`, `channel_of` and `store_with` for who stores many values of a pixel or of a channel;
  * needs the epilogue's uniforms and bindings.
+ * @param value what the bindings hold: channels by four, or one by one
  */
-export const EPILOGUE = /* wgsl */ `
+export function epilogue(value: "vec4f" | "f32"): string {
+  const channels = value === "f32" ? "4u * p.outC4" : "p.outC4";
+  return /* wgsl */ `
 /** Scale of the sum (x) and of the bias (y) at an output pixel. */
 fn share_of(pixel: u32) -> vec2f {
   if ((p.flags & ${FLAG.scaled}u) == 0u) { return vec2f(1.0); }
@@ -253,22 +256,22 @@ fn share_of(pixel: u32) -> vec2f {
 }
 
 struct Channel {
-  bias: vec4f,
-  gain: vec4f,
+  bias: ${value},
+  gain: ${value},
 }
 
-/** Vec4 k of bias and gain. */
+/** Bias and gain of value k of a pixel. */
 fn channel_of(k: u32) -> Channel {
-  var channel = Channel(vec4f(), vec4f(1.0));
+  var channel = Channel(${value}(), ${value}(1.0));
   if ((p.flags & ${FLAG.biased}u) != 0u) { channel.bias = bias[k]; }
-  if ((p.flags & ${FLAG.gained}u) != 0u) { channel.gain = bias[p.outC4 + k]; }
+  if ((p.flags & ${FLAG.gained}u) != 0u) { channel.gain = bias[${channels} + k]; }
   return channel;
 }
 
-/** Finishes vec4 k of an output pixel, whose share and channel are known. */
-fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, channel: Channel) {
+/** Finishes value k of an output pixel, whose share and channel are known. */
+fn store_with(pixel: u32, k: u32, total: ${value}, computed: bool, share: vec2f, channel: Channel) {
   if ((p.flags & ${FLAG.unwritten}u) != 0u && !computed) { return; }
-  let at = pixel * p.outC4 + k;
+  let at = pixel * ${channels} + k;
   if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
     dst[at] = base[at];
     return;
@@ -286,11 +289,12 @@ fn store_with(pixel: u32, k: u32, total: vec4f, computed: bool, share: vec2f, ch
   dst[at] = value;
 }
 
-/** Finishes vec4 k of an output pixel. */
-fn store(pixel: u32, k: u32, total: vec4f, computed: bool) {
+/** Finishes value k of an output pixel. */
+fn store(pixel: u32, k: u32, total: ${value}, computed: bool) {
   store_with(pixel, k, total, computed, share_of(pixel), channel_of(k));
 }
 `;
+}
 
 /** Set in an order's entries for pixels that are not live. */
 export const DEAD = 0x80000000;
@@ -357,6 +361,9 @@ fn place(tile: Tile, m: u32) -> Pixel {
 /** Offset of tap i (or j) in source rows (columns); the tap does not apply to the class unless it divides. */
 fn row_offset(tile: Tile, i: u32) -> i32 { return tile.cls.x + p.offH + i32(i) * p.stepH; }
 fn column_offset(tile: Tile, j: u32) -> i32 { return tile.cls.y + p.offW + i32(j) * p.stepW; }
+
+/** offset / div where that divides, else some number near it: adapters that emulate lanes divide integers one by one. */
+fn divided(offset: i32, div: i32) -> i32 { return i32(round(f32(offset) / f32(div))); }
 `;
 
 /** WGSL of `pixel_of`; needs the numbering and `order`. */
@@ -392,4 +399,4 @@ fn address(pixel: Pixel, at: vec2<i32>) -> u32 {
   return (pixel.image + select(0u, u32(at.x) * p.srcW + u32(at.y), in_image(at))) * p.srcC4;
 }
 
-${EPILOGUE}`;
+${epilogue("vec4f")}`;

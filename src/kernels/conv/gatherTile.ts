@@ -10,7 +10,7 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
-import { EPILOGUE, FLAG, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
+import { epilogue, FLAG, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
 import { range } from "./range.js";
 import { TAPS_OF } from "./taps.js";
 
@@ -143,7 +143,7 @@ export const gatherFinishKernel = defineKernel({
 @group(0) @binding(5) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]
 @group(0) @binding(6) var<storage, read> base: array<vec4f>;         // [N,outH,outW,outC]
 @group(0) @binding(7) var<storage, read_write> dst: array<vec4f>;    // [N,outH,outW,outC]
-${EPILOGUE}
+${epilogue("vec4f")}
 ${linearMain(
   "p.outPixels * p.outC4",
   `  let pixel = id / p.outC4;

@@ -47,12 +47,14 @@ ${linearMain(
     var i = 0u;
     loop {
       let row = row_offset(tile, i);
-      if (row % p.divH != 0) { continue; }
+      let down = divided(row, p.divH);
+      if (down * p.divH != row) { continue; }
       var j = 0u;
       loop {
         let column = column_offset(tile, j);
-        if (column % p.divW != 0) { continue; }
-        let offset = vec2<i32>(row / p.divH, column / p.divW);
+        let across = divided(column, p.divW);
+        if (across * p.divW != column) { continue; }
+        let offset = vec2<i32>(down, across);
         ${T.map((t) => `let from_${t} = pixel_${t}.source + offset; let in_${t} = in_image(from_${t}); let at_${t} = address(pixel_${t}, from_${t});`).join("\n        ")}
         if (!(${T.map((t) => `in_${t}`).join(" || ")})) { continue; }
         var w_at = tile.image * p.weightStride + (i * p.kw + j) * p.srcC4 * 4u * p.outC4;

@@ -70,17 +70,21 @@ fn main(
   ${T.map((t) => `var a_${t} = vec4f();`).join(" ")}
   let computed = subgroupAny(${own.map((o) => `pixel_${o}.live`).join(" || ")});
   if (computed) {
-    for (var i = 0u; i < p.kh; i++) {
+    // Conditions are at the end: with them at the beginning, adapters that run lanes under a mask go through the body once more.
+    var i = 0u;
+    loop {
       let row = row_offset(tile, i);
-      if (row % p.divH != 0) { continue; }
-      for (var j = 0u; j < p.kw; j++) {
+      let down = divided(row, p.divH);
+      if (down * p.divH != row) { continue; }
+      var j = 0u;
+      loop {
         let column = column_offset(tile, j);
-        if (column % p.divW != 0) { continue; }
-        let offset = vec2<i32>(row / p.divH, column / p.divW);
+        let across = divided(column, p.divW);
+        if (across * p.divW != column) { continue; }
+        let offset = vec2<i32>(down, across);
         ${own.map((o) => `let from_${o} = pixel_${o}.source + offset; let in_${o} = pixel_${o}.out != NOWHERE && in_image(from_${o}); let at_${o} = address(pixel_${o}, from_${o});`).join("\n        ")}
         if (!subgroupAny(${own.map((o) => `in_${o}`).join(" || ")})) { continue; }
         var w_at = tile.image * p.weightStride + (i * p.kw + j) * p.srcC4 * 4u * p.outC4 + weight_k;
-        // The condition is at the end: with it at the beginning, adapters that run lanes under a mask go through the body once more.
         var c = 0u;
         loop {
           ${L.map((l) => `let w_${l} = weight[w_at + ${l}u * p.outC4];`).join(" ")}
@@ -93,7 +97,9 @@ fn main(
           w_at += 4u * p.outC4;
           continuing { c++; break if c == p.srcC4; }
         }
+        continuing { j++; break if j == p.kw; }
       }
+      continuing { i++; break if i == p.kh; }
     }
   }
   if (!computed && (p.flags & ${FLAG.unwritten}u) != 0u) { return; }

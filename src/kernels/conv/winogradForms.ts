@@ -114,7 +114,7 @@ function sumOf(terms: readonly (readonly [factor: number, value: string])[]): st
       const size = Math.abs(factor) === 1 ? value : `${Math.fround(Math.abs(factor))} * ${value}`;
       return factor < 0 ? `- ${size}` : i === 0 ? size : `+ ${size}`;
     });
-  return text.length === 0 ? "vec4f()" : text.join(" ");
+  return text.length === 0 ? "0.0" : text.join(" ");
 }
 
 /** Rows i, l of which each entry is equal or opposite, some of them either; the others stand alone. */
@@ -140,7 +140,7 @@ const arePair = (a: readonly number[], b: readonly number[]): boolean =>
   a.some((v, j) => v !== 0 && v === -b[j]);
 
 /**
- * WGSL statements of `to(i) = sum_j m[i][j] from(j)`. What two rows have in common is computed once, and of two columns that differ in
+ * WGSL statements of `to(i) = sum_j m[i][j] from(j)`, of floats or vectors of them. What two rows have in common is computed once, and of two columns that differ in
  * signs alone first the sum and the difference.
  * @param name of the values in between; no other may begin with it
  */

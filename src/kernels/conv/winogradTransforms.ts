@@ -2,16 +2,19 @@
  * What stands around Winograd's products (`winograd.ts`) on the activations' side, on tiles of all images: B' d B of what a convolution
  * reads, its epilogue of A' M A, and A dy A' for the weight's gradient (`winogradWeights.ts`).
  *
+ * An invocation has one channel, not four: the text, unrolled over a whole tile, compiles in a quarter of the time on lavapipe (with four, F(4x4)'s
+ * output took 11 s) and runs as fast, and a GPU needs a quarter of the registers.
+ *
  * Source: Lavin & Gray 2016, sec. 4.1; the adjoint is ours.
  * Layout: x, y, dy NHWC padded to 4; V (transformed x or dy) and M (products) [side^2,rows,tilesX,C], where `rows` are tile rows
  * (image, tile row) from `row0` on.
  */
 import { defineKernel } from "../../gpu/kernel.js";
-import type { Gpu } from "../../gpu/gpu.js";
+import type { Grid, Gpu } from "../../gpu/gpu.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
-import { EPILOGUE } from "./gather.js";
+import { epilogue } from "./gather.js";
 import { range } from "./range.js";
 import { linearMap, transposed, unrolled, type WinogradSpec, type WinogradTile } from "./winogradForms.js";
 
@@ -34,25 +37,31 @@ export interface TileRows {
 const TILE_PARAMS = {
   h: "u32",
   w: "u32",
-  c4: "u32",
+  channels: "u32",
   tilesY: "u32",
   tilesX: "u32",
   row0: "u32",
   rows: "u32",
 } as const;
 
-const tileParams = ({ h, w, c4, tilesY, tilesX, row0, rows }: TileRows) => ({ h, w, c4, tilesY, tilesX, row0, rows });
+const tileParams = ({ h, w, c4, tilesY, tilesX, row0, rows }: TileRows) => {
+  const channels = 4 * c4;
+  return { h, w, channels, tilesY, tilesX, row0, rows };
+};
 
-/** Where this invocation's tile lies: image n, tile (ty, tx) and vec4 c; `tile` counts within the run. */
+/** An invocation for every channel of every tile. */
+const channelGrid = (s: TileRows): Grid => linearGrid(s.rows * s.tilesX * 4 * s.c4);
+
+/** Where this invocation's tile lies: image n, tile (ty, tx) and channel c; `tile` counts within the run. */
 const WHERE = /* wgsl */ `
-  let tile = quotient(id, p.c4);
-  let c = id - tile * p.c4;
+  let tile = quotient(id, p.channels);
+  let c = id - tile * p.channels;
   let row_in_run = quotient(tile, p.tilesX);
   let tx = tile - row_in_run * p.tilesX;
   let row = p.row0 + row_in_run;
   let n = quotient(row, p.tilesY);
   let ty = row - n * p.tilesY;
-  let plane = p.rows * p.tilesX * p.c4;`;
+  let plane = p.rows * p.tilesX * p.channels;`;
 
 /**
  * What stands in a transformed tile that is not live: its transform, whatever was there (nobody reads it), or zeros (products with it are
@@ -65,7 +74,7 @@ const deadTiles = (live: Storage | undefined, dead: DeadTiles) => ({ dead: DEAD_
 
 const skipDead = (side: number) => /* wgsl */ `if (p.dead != ${DEAD_TILES.computed}u && live_tile[tile] == 0.0) {
     if (p.dead == ${DEAD_TILES.zero}u) { ${range(side * side)
-      .map((t) => `v[${t}u * plane + id] = vec4f();`)
+      .map((t) => `v[${t}u * plane + id] = 0.0;`)
       .join(" ")} }
     return;
   }`;
@@ -77,11 +86,11 @@ export const winogradInputKernel = defineKernel({
   wgsl: (spec: WinogradSpec) => {
     const { tile, side, sides, Bt } = unrolled(spec);
     return /* wgsl */ `
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;                // [N,H,W,C]
+@group(0) @binding(1) var<storage, read> x: array<f32>;                  // [N,H,W,C]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
-@group(0) @binding(3) var<storage, read_write> v: array<vec4f>;          // [side^2,rows,tilesX,C]
+@group(0) @binding(3) var<storage, read_write> v: array<f32>;            // [side^2,rows,tilesX,C]
 ${QUOTIENT}${linearMain(
-      "p.rows * p.tilesX * p.c4",
+      "p.rows * p.tilesX * p.channels",
       `${WHERE}
   ${skipDead(side)}
   let y0 = i32(${tile}u * ty) - p.padH;
@@ -101,10 +110,10 @@ ${QUOTIENT}${linearMain(
     })
     .join("\n  ")}`,
     )}
-fn source(n: u32, y: i32, column: i32, c: u32) -> vec4f {
+fn source(n: u32, y: i32, column: i32, c: u32) -> f32 {
   let inside = u32(y) < p.h && u32(column) < p.w;
   let at = select(0u, (n * p.h + u32(y)) * p.w + u32(column), inside);
-  return select(vec4f(), x[at * p.c4 + c], inside);
+  return select(0.0, x[at * p.channels + c], inside);
 }
 `;
   },
@@ -123,7 +132,7 @@ export function winogradInput(
   dead: DeadTiles,
 ): void {
   const params = { ...tileParams(s), padH: padding[0], padW: padding[1], ...deadTiles(b.live, dead) };
-  const grid = linearGrid(s.rows * s.tilesX * s.c4);
+  const grid = channelGrid(s);
   gpu.dispatch(winogradInputKernel, { tile: s.tile }, params, [b.x, b.live ?? b.x, b.v], grid);
 }
 
@@ -134,37 +143,49 @@ export const winogradOutputKernel = defineKernel({
   wgsl: (spec: WinogradSpec) => {
     const { tile, side, tiles, sides, At } = unrolled(spec);
     return /* wgsl */ `
-@group(0) @binding(1) var<storage, read> m: array<vec4f>;                // [side^2,rows,tilesX,K]
+@group(0) @binding(1) var<storage, read> m: array<f32>;                  // [side^2,rows,tilesX,K]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
-@group(0) @binding(3) var<storage, read> bias: array<vec4f>;             // [K], or [2,K]: bias, gain
+@group(0) @binding(3) var<storage, read> bias: array<f32>;               // [K], or [2,K]: bias, gain
 @group(0) @binding(4) var<storage, read> scale: array<f32>;              // [N|1,P,Q]
 @group(0) @binding(5) var<storage, read> bias_scale: array<f32>;         // [N|1,P,Q]
-@group(0) @binding(6) var<storage, read> base: array<vec4f>;             // [N,P,Q,K]
-@group(0) @binding(7) var<storage, read_write> dst: array<vec4f>;        // [N,P,Q,K]
-${EPILOGUE}
+@group(0) @binding(6) var<storage, read> base: array<f32>;               // [N,P,Q,K]
+@group(0) @binding(7) var<storage, read_write> dst: array<f32>;          // [N,P,Q,K]
+${epilogue("f32")}
 ${QUOTIENT}
 ${linearMain(
-  "p.rows * p.tilesX * p.c4",
+  "p.rows * p.tilesX * p.channels",
   `${WHERE}
   let computed = p.skipping == 0u || live_tile[tile] != 0.0;
-  ${sides.map((i) => tiles.map((j) => `var s_${i}_${j} = vec4f();`).join(" ")).join(" ")}
+  ${sides.map((i) => tiles.map((j) => `var s_${i}_${j} = 0.0;`).join(" ")).join(" ")}
   if (computed) {
     ${sides
       .map((i) => {
         const loads = sides.map((j) => `let m_${j} = m[${side * i + j}u * plane + id];`).join(" ");
-        return `{ ${loads} ${linearMap(At, (j) => `s_${i}_${j}`, (j) => `m_${j}`, "row_")} }`; // prettier-ignore
+        return `{ ${loads} ${linearMap(
+          At,
+          (j) => `s_${i}_${j}`,
+          (j) => `m_${j}`,
+          "row_",
+        )} }`;
       })
       .join("\n    ")}
   }
   let channel = channel_of(c);
   ${tiles
     .map((j) => {
-      const stores = tiles.map((i) => `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + ${j}u, c, y_${i}, computed, channel);`); // prettier-ignore
-      return `{ ${linearMap(At, (i) => `let y_${i}`, (i) => `s_${i}_${j}`, "column_")} ${stores.join(" ")} }`; // prettier-ignore
+      const stores = tiles.map(
+        (i) => `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + ${j}u, c, y_${i}, computed, channel);`,
+      );
+      return `{ ${linearMap(
+        At,
+        (i) => `let y_${i}`,
+        (i) => `s_${i}_${j}`,
+        "column_",
+      )} ${stores.join(" ")} }`;
     })
     .join("\n  ")}`,
 )}
-fn finish(n: u32, y: u32, x: u32, k: u32, total: vec4f, computed: bool, channel: Channel) {
+fn finish(n: u32, y: u32, x: u32, k: u32, total: f32, computed: bool, channel: Channel) {
   if (y >= p.h || x >= p.w) { return; }
   let pixel = (n * p.h + y) * p.w + x;
   store_with(pixel, k, total, computed, share_of(pixel), channel);
@@ -193,7 +214,7 @@ export function winogradOutput(
   const { flags, scalePixels, slope } = b;
   const params = { ...tileParams(s), skipping: Number(b.live !== undefined), outC4: s.c4, flags, scalePixels, slope };
   const buffers = [b.m, b.live ?? b.m, b.bias, b.scale, b.biasScale, b.base, b.dst];
-  gpu.dispatch(winogradOutputKernel, { tile: s.tile }, params, buffers, linearGrid(s.rows * s.tilesX * s.c4));
+  gpu.dispatch(winogradOutputKernel, { tile: s.tile }, params, buffers, channelGrid(s));
 }
 
 export const winogradGradientKernel = defineKernel({
@@ -204,18 +225,23 @@ export const winogradGradientKernel = defineKernel({
     const { tile, side, tiles, sides, At } = unrolled(spec);
     const A = transposed(At);
     return /* wgsl */ `
-@group(0) @binding(1) var<storage, read> dy: array<vec4f>;               // [N,P,Q,K]
+@group(0) @binding(1) var<storage, read> dy: array<f32>;                 // [N,P,Q,K]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
-@group(0) @binding(3) var<storage, read_write> v: array<vec4f>;          // [side^2,rows,tilesX,K]
+@group(0) @binding(3) var<storage, read_write> v: array<f32>;            // [side^2,rows,tilesX,K]
 ${QUOTIENT}${linearMain(
-      "p.rows * p.tilesX * p.c4",
+      "p.rows * p.tilesX * p.channels",
       `${WHERE}
   ${skipDead(side)}
   ${tiles
     .map((j) => {
       const loads = tiles.map((i) => `let d_${i}_${j} = gradient(n, ${tile}u * ty + ${i}u, ${tile}u * tx + ${j}u, c);`);
       return `${loads.join(" ")}
-  ${linearMap(A, (i) => `let t_${i}_${j}`, (i) => `d_${i}_${j}`, `column_${j}_`)}`; // prettier-ignore
+  ${linearMap(
+    A,
+    (i) => `let t_${i}_${j}`,
+    (i) => `d_${i}_${j}`,
+    `column_${j}_`,
+  )}`;
     })
     .join("\n  ")}
   ${sides
@@ -226,12 +252,12 @@ ${QUOTIENT}${linearMain(
         (j) => `t_${i}_${j}`,
         `row_${i}_`,
       ),
-    ) // prettier-ignore
+    )
     .join("\n  ")}`,
     )}
-fn gradient(n: u32, y: u32, x: u32, c: u32) -> vec4f {
+fn gradient(n: u32, y: u32, x: u32, c: u32) -> f32 {
   let inside = y < p.h && x < p.w;
-  return select(vec4f(), dy[select(0u, (n * p.h + y) * p.w + x, inside) * p.c4 + c], inside);
+  return select(0.0, dy[select(0u, (n * p.h + y) * p.w + x, inside) * p.channels + c], inside);
 }
 `;
   },
@@ -245,7 +271,7 @@ export function winogradGradient(
   dead: DeadTiles,
 ): void {
   const params = { ...tileParams(s), ...deadTiles(b.live, dead) };
-  const grid = linearGrid(s.rows * s.tilesX * s.c4);
+  const grid = channelGrid(s);
   gpu.dispatch(winogradGradientKernel, { tile: s.tile }, params, [b.dy, b.live ?? b.dy, b.v], grid);
 }
 

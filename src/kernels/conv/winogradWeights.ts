@@ -3,7 +3,7 @@
  *
  *   U = G w G'        dw = G' [ sum over tiles of (B' d B) x (A dy A') ] G
  *
- * Source: Lavin & Gray 2016, sec. 4.1; the adjoint is ours. Layout: w, dw [3,3,C,K]; U [side^2,C,K].
+ * Source: Lavin & Gray 2016, sec. 4.1; the adjoint is ours. Layout: w, dw [3,3,C,K]; U [side^2,C,K], dU alike.
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import type { Gpu } from "../../gpu/gpu.js";
@@ -14,7 +14,7 @@ import { linearMap, transposed, unrolled, type WinogradSpec, type WinogradTile }
 
 export const winogradWeightKernel = defineKernel({
   name: "winogradWeight",
-  params: { rows: "u32", k4: "u32", turned: "u32" },
+  params: { vec4s: "u32", turned: "u32" },
   bindings: ["read", "read_write"],
   wgsl: (spec: WinogradSpec) => {
     const { side, sides, G } = unrolled(spec);
@@ -22,8 +22,8 @@ export const winogradWeightKernel = defineKernel({
 @group(0) @binding(1) var<storage, read> w: array<vec4f>;                // [3,3,C,K]
 @group(0) @binding(2) var<storage, read_write> u: array<vec4f>;          // [side^2,C,K]
 ${linearMain(
-  "p.rows * p.k4",
-  `  let plane = p.rows * p.k4;
+  "p.vec4s",
+  `  let plane = p.vec4s;
   ${range(9)
     .map((t) => `let w_${t} = w[select(${t}u, ${8 - t}u, p.turned != 0u) * plane + id];`)
     .join(" ")}
@@ -35,7 +35,7 @@ ${linearMain(
         (i) => `w_${3 * i + j}`,
         `column_${j}_`,
       ),
-    ) // prettier-ignore
+    )
     .join("\n  ")}
   ${sides
     .map((i) =>
@@ -45,7 +45,7 @@ ${linearMain(
         (j) => `t_${i}_${j}`,
         `row_${i}_`,
       ),
-    ) // prettier-ignore
+    )
     .join("\n  ")}`,
 )}
 `;
@@ -66,13 +66,13 @@ export function winogradWeight(
   s: WinogradWeightShape & { readonly turned: boolean },
   b: { readonly w: Storage; readonly u: Storage },
 ): void {
-  const params = { rows: s.rows, k4: s.k4, turned: Number(s.turned) };
-  gpu.dispatch(winogradWeightKernel, { tile: s.tile }, params, [b.w, b.u], linearGrid(s.rows * s.k4));
+  const params = { vec4s: s.rows * s.k4, turned: Number(s.turned) };
+  gpu.dispatch(winogradWeightKernel, { tile: s.tile }, params, [b.w, b.u], linearGrid(params.vec4s));
 }
 
 export const winogradWeightBackwardKernel = defineKernel({
   name: "winogradWeightBackward",
-  params: { rows: "u32", k4: "u32" },
+  params: { vec4s: "u32" },
   bindings: ["read", "read_write"],
   wgsl: (spec: WinogradSpec) => {
     const { side, sides, G } = unrolled(spec);
@@ -81,12 +81,17 @@ export const winogradWeightBackwardKernel = defineKernel({
 @group(0) @binding(1) var<storage, read> du: array<vec4f>;               // [side^2,C,K]
 @group(0) @binding(2) var<storage, read_write> dw: array<vec4f>;         // [3,3,C,K]
 ${linearMain(
-  "p.rows * p.k4",
-  `  let plane = p.rows * p.k4;
+  "p.vec4s",
+  `  let plane = p.vec4s;
   ${sides
     .map((j) => {
       const loads = sides.map((i) => `let u_${i}_${j} = du[${side * i + j}u * plane + id];`).join(" ");
-      return `${loads} ${linearMap(Gt, (i) => `let t_${i}_${j}`, (i) => `u_${i}_${j}`, `column_${j}_`)}`; // prettier-ignore
+      return `${loads} ${linearMap(
+        Gt,
+        (i) => `let t_${i}_${j}`,
+        (i) => `u_${i}_${j}`,
+        `column_${j}_`,
+      )}`;
     })
     .join("\n  ")}
   ${range(3)
@@ -97,7 +102,7 @@ ${linearMain(
         (j) => `t_${i}_${j}`,
         `row_${i}_`,
       ),
-    ) // prettier-ignore
+    )
     .join("\n  ")}`,
 )}
 `;
@@ -110,5 +115,6 @@ export function winogradWeightBackward(
   { tile, rows, k4 }: WinogradWeightShape,
   b: { readonly du: Storage; readonly dw: Storage },
 ): void {
-  gpu.dispatch(winogradWeightBackwardKernel, { tile }, { rows, k4 }, [b.du, b.dw], linearGrid(rows * k4));
+  const vec4s = rows * k4;
+  gpu.dispatch(winogradWeightBackwardKernel, { tile }, { vec4s }, [b.du, b.dw], linearGrid(vec4s));
 }
