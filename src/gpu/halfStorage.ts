@@ -1,7 +1,7 @@
 /**
  * Half-precision storage: the text of a kernel some of whose buffers hold float16 instead of float32.
  *
- * Kernels are written for float32. Where a buffer that is bound holds halves, its declaration becomes `array<vec4h>` (or `array<f16>`),
+ * Kernels are written for float32. Where a buffer that is bound holds halves, its declaration becomes `array<vec4h>` (or `vec2h`, `f16`),
  * what is read from it is widened at once, and what is written is rounded last:
  *
  *   x[i]          ->  vec4f(x[i])
@@ -13,7 +13,7 @@
  * tried; what is beyond 65,504 becomes infinite, as loss scaling needs it.
  */
 
-const WIDE = { vec4f: "vec4h", f32: "f16" } as const;
+const WIDE = { vec4f: "vec4h", vec2f: "vec2h", f32: "f16" } as const;
 
 interface HalfBuffer {
   readonly name: string;
@@ -66,7 +66,7 @@ function rewriteAccesses(text: string, buffers: ReadonlyMap<string, HalfBuffer>)
 
 /**
  * The source with halves in the buffers of these `@binding` numbers; directives are the caller's.
- * @throws {Error} when a binding is not declared as `array<vec4f>` or `array<f32>`, or is used otherwise than above: a fault of the
+ * @throws {Error} when a binding is not declared as `array<vec4f>`, `array<vec2f>` or `array<f32>`, or is used otherwise than above: a fault of the
  * kernel, or of who bound it
  */
 export function withHalfBindings(source: string, bindings: readonly number[]): string {
@@ -74,9 +74,9 @@ export function withHalfBindings(source: string, bindings: readonly number[]): s
   const buffers = new Map<string, HalfBuffer>();
   let text = withoutComments(source);
   for (const binding of bindings) {
-    const declaration = new RegExp(`(@binding\\(${binding}\\) var<storage, \\w+> (\\w+): array<)(vec4f|f32)(>;)`);
+    const declaration = new RegExp(`(@binding\\(${binding}\\) var<storage, \\w+> (\\w+): array<)(vec4f|vec2f|f32)(>;)`);
     const found = declaration.exec(text);
-    if (!found) throw new Error(`half storage: binding ${binding} is no array of vec4f or f32`);
+    if (!found) throw new Error(`half storage: binding ${binding} is no array of vec4f, vec2f or f32`);
     const [, , name] = found;
     const wide = found[3] as keyof typeof WIDE;
     buffers.set(name, { name, wide });

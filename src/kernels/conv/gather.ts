@@ -242,10 +242,10 @@ export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
 /**
  * WGSL of `store`, and of its parts `share_of`, `channel_of` and `store_with` for who stores many values of a pixel or of a channel;
  * needs the epilogue's uniforms and bindings.
- * @param value what the bindings hold: channels by four, or one by one
+ * @param value what the bindings hold: channels by four, or by two
  */
-export function epilogue(value: "vec4f" | "f32"): string {
-  const channels = value === "f32" ? "4u * p.outC4" : "p.outC4";
+export function epilogue(value: "vec4f" | "vec2f"): string {
+  const channels = value === "vec2f" ? "2u * p.outC4" : "p.outC4";
   return /* wgsl */ `
 /** Scale of the sum (x) and of the bias (y) at an output pixel. */
 fn share_of(pixel: u32) -> vec2f {

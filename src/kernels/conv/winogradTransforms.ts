@@ -2,15 +2,15 @@
  * What stands around Winograd's products (`winograd.ts`) on the activations' side, on tiles of all images: B' d B of what a convolution
  * reads, its epilogue of A' M A, and A dy A' for the weight's gradient (`winogradWeights.ts`).
  *
- * An invocation has one channel, not four: the text, unrolled over a whole tile, compiles in a quarter of the time on lavapipe (with four, F(4x4)'s
- * output took 11 s) and runs as fast, and a GPU needs a quarter of the registers.
+ * An invocation has one channel, or two for the output, not four: the text, unrolled over a whole tile, compiles in a quarter of the time on
+ * lavapipe (F(4x4)'s output with four took 11 s) and runs as fast or faster, and a GPU needs fewer registers.
  *
  * Source: Lavin & Gray 2016, sec. 4.1; the adjoint is ours.
  * Layout: x, y, dy NHWC padded to 4; V (transformed x or dy) and M (products) [side^2,rows,tilesX,C], where `rows` are tile rows
  * (image, tile row) from `row0` on.
  */
 import { defineKernel } from "../../gpu/kernel.js";
-import type { Grid, Gpu } from "../../gpu/gpu.js";
+import type { Gpu } from "../../gpu/gpu.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
@@ -37,31 +37,28 @@ export interface TileRows {
 const TILE_PARAMS = {
   h: "u32",
   w: "u32",
-  channels: "u32",
+  /** Values of a pixel: channels, or pairs of them. */
+  values: "u32",
   tilesY: "u32",
   tilesX: "u32",
   row0: "u32",
   rows: "u32",
 } as const;
 
-const tileParams = ({ h, w, c4, tilesY, tilesX, row0, rows }: TileRows) => {
-  const channels = 4 * c4;
-  return { h, w, channels, tilesY, tilesX, row0, rows };
+const tileParams = ({ h, w, tilesY, tilesX, row0, rows }: TileRows, values: number) => {
+  return { h, w, values, tilesY, tilesX, row0, rows };
 };
 
-/** An invocation for every channel of every tile. */
-const channelGrid = (s: TileRows): Grid => linearGrid(s.rows * s.tilesX * 4 * s.c4);
-
-/** Where this invocation's tile lies: image n, tile (ty, tx) and channel c; `tile` counts within the run. */
+/** Where this invocation's tile lies: image n, tile (ty, tx) and value c; `tile` counts within the run. */
 const WHERE = /* wgsl */ `
-  let tile = quotient(id, p.channels);
-  let c = id - tile * p.channels;
+  let tile = quotient(id, p.values);
+  let c = id - tile * p.values;
   let row_in_run = quotient(tile, p.tilesX);
   let tx = tile - row_in_run * p.tilesX;
   let row = p.row0 + row_in_run;
   let n = quotient(row, p.tilesY);
   let ty = row - n * p.tilesY;
-  let plane = p.rows * p.tilesX * p.channels;`;
+  let plane = p.rows * p.tilesX * p.values;`;
 
 /**
  * What stands in a transformed tile that is not live: its transform, whatever was there (nobody reads it), or zeros (products with it are
@@ -90,7 +87,7 @@ export const winogradInputKernel = defineKernel({
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;            // [side^2,rows,tilesX,C]
 ${QUOTIENT}${linearMain(
-      "p.rows * p.tilesX * p.channels",
+      "p.rows * p.tilesX * p.values",
       `${WHERE}
   ${skipDead(side)}
   let y0 = i32(${tile}u * ty) - p.padH;
@@ -113,7 +110,7 @@ ${QUOTIENT}${linearMain(
 fn source(n: u32, y: i32, column: i32, c: u32) -> f32 {
   let inside = u32(y) < p.h && u32(column) < p.w;
   let at = select(0u, (n * p.h + u32(y)) * p.w + u32(column), inside);
-  return select(0.0, x[at * p.channels + c], inside);
+  return select(0.0, x[at * p.values + c], inside);
 }
 `;
   },
@@ -131,8 +128,8 @@ export function winogradInput(
   b: { readonly x: Storage; readonly v: Storage } & LiveTiles,
   dead: DeadTiles,
 ): void {
-  const params = { ...tileParams(s), padH: padding[0], padW: padding[1], ...deadTiles(b.live, dead) };
-  const grid = channelGrid(s);
+  const params = { ...tileParams(s, 4 * s.c4), padH: padding[0], padW: padding[1], ...deadTiles(b.live, dead) };
+  const grid = linearGrid(s.rows * s.tilesX * params.values);
   gpu.dispatch(winogradInputKernel, { tile: s.tile }, params, [b.x, b.live ?? b.x, b.v], grid);
 }
 
@@ -142,50 +139,47 @@ export const winogradOutputKernel = defineKernel({
   bindings: ["read", "read", "read", "read", "read", "read", "read_write"],
   wgsl: (spec: WinogradSpec) => {
     const { tile, side, tiles, sides, At } = unrolled(spec);
+    const matrix = At.map((row) => `array<f32, ${side}>(${row.map(Math.fround).join(", ")})`).join(", ");
     return /* wgsl */ `
-@group(0) @binding(1) var<storage, read> m: array<f32>;                  // [side^2,rows,tilesX,K]
+@group(0) @binding(1) var<storage, read> m: array<vec2f>;                // [side^2,rows,tilesX,K]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
-@group(0) @binding(3) var<storage, read> bias: array<f32>;               // [K], or [2,K]: bias, gain
+@group(0) @binding(3) var<storage, read> bias: array<vec2f>;             // [K], or [2,K]: bias, gain
 @group(0) @binding(4) var<storage, read> scale: array<f32>;              // [N|1,P,Q]
 @group(0) @binding(5) var<storage, read> bias_scale: array<f32>;         // [N|1,P,Q]
-@group(0) @binding(6) var<storage, read> base: array<f32>;               // [N,P,Q,K]
-@group(0) @binding(7) var<storage, read_write> dst: array<f32>;          // [N,P,Q,K]
-${epilogue("f32")}
+@group(0) @binding(6) var<storage, read> base: array<vec2f>;             // [N,P,Q,K]
+@group(0) @binding(7) var<storage, read_write> dst: array<vec2f>;        // [N,P,Q,K]
+const A_T = array<array<f32, ${side}>, ${tile}>(${matrix});
+${epilogue("vec2f")}
 ${QUOTIENT}
 ${linearMain(
-  "p.rows * p.tilesX * p.channels",
+  "p.rows * p.tilesX * p.values",
   `${WHERE}
   let computed = p.skipping == 0u || live_tile[tile] != 0.0;
-  ${sides.map((i) => tiles.map((j) => `var s_${i}_${j} = 0.0;`).join(" ")).join(" ")}
+  ${sides.map((j) => tiles.map((i) => `var t_${i}_${j} = vec2f();`).join(" ")).join(" ")}
   if (computed) {
     ${sides
-      .map((i) => {
-        const loads = sides.map((j) => `let m_${j} = m[${side * i + j}u * plane + id];`).join(" ");
-        return `{ ${loads} ${linearMap(
-          At,
-          (j) => `s_${i}_${j}`,
-          (j) => `m_${j}`,
-          "row_",
-        )} }`;
+      .map((j) => {
+        const loads = sides.map((i) => `let m_${i} = m[${side * i + j}u * plane + id];`).join(" ");
+        const to = (i: number) => `t_${i}_${j}`;
+        return `{ ${loads} ${linearMap(At, to, (i) => `m_${i}`, "column_")} }`;
       })
       .join("\n    ")}
   }
   let channel = channel_of(c);
-  ${tiles
-    .map((j) => {
-      const stores = tiles.map(
-        (i) => `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + ${j}u, c, y_${i}, computed, channel);`,
-      );
-      return `{ ${linearMap(
-        At,
-        (i) => `let y_${i}`,
-        (i) => `s_${i}_${j}`,
-        "column_",
-      )} ${stores.join(" ")} }`;
-    })
-    .join("\n  ")}`,
+  // A loop over the columns: unrolled, the epilogue would be most of the text.
+  var j = 0u;
+  loop {
+    let a = A_T[j];
+    ${tiles
+      .map((i) => {
+        const sum = sides.map((l) => `a[${l}] * t_${i}_${l}`).join(" + ");
+        return `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + j, c, ${sum}, computed, channel);`;
+      })
+      .join("\n    ")}
+    continuing { j++; break if j == ${tile}u; }
+  }`,
 )}
-fn finish(n: u32, y: u32, x: u32, k: u32, total: f32, computed: bool, channel: Channel) {
+fn finish(n: u32, y: u32, x: u32, k: u32, total: vec2f, computed: bool, channel: Channel) {
   if (y >= p.h || x >= p.w) { return; }
   let pixel = (n * p.h + y) * p.w + x;
   store_with(pixel, k, total, computed, share_of(pixel), channel);
@@ -212,9 +206,11 @@ export function winogradOutput(
   b: { readonly m: Storage; readonly dst: Storage } & LiveTiles & WinogradEpilogue,
 ): void {
   const { flags, scalePixels, slope } = b;
-  const params = { ...tileParams(s), skipping: Number(b.live !== undefined), outC4: s.c4, flags, scalePixels, slope };
+  const skipping = Number(b.live !== undefined);
+  const params = { ...tileParams(s, 2 * s.c4), skipping, outC4: s.c4, flags, scalePixels, slope };
   const buffers = [b.m, b.live ?? b.m, b.bias, b.scale, b.biasScale, b.base, b.dst];
-  gpu.dispatch(winogradOutputKernel, { tile: s.tile }, params, buffers, channelGrid(s));
+  const grid = linearGrid(s.rows * s.tilesX * params.values);
+  gpu.dispatch(winogradOutputKernel, { tile: s.tile }, params, buffers, grid);
 }
 
 export const winogradGradientKernel = defineKernel({
@@ -229,7 +225,7 @@ export const winogradGradientKernel = defineKernel({
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;            // [side^2,rows,tilesX,K]
 ${QUOTIENT}${linearMain(
-      "p.rows * p.tilesX * p.channels",
+      "p.rows * p.tilesX * p.values",
       `${WHERE}
   ${skipDead(side)}
   ${tiles
@@ -257,7 +253,7 @@ ${QUOTIENT}${linearMain(
     )}
 fn gradient(n: u32, y: u32, x: u32, c: u32) -> f32 {
   let inside = y < p.h && x < p.w;
-  return select(0.0, dy[select(0u, (n * p.h + y) * p.w + x, inside) * p.channels + c], inside);
+  return select(0.0, dy[select(0u, (n * p.h + y) * p.w + x, inside) * p.values + c], inside);
 }
 `;
   },
@@ -270,8 +266,8 @@ export function winogradGradient(
   b: { readonly dy: Storage; readonly v: Storage } & LiveTiles,
   dead: DeadTiles,
 ): void {
-  const params = { ...tileParams(s), ...deadTiles(b.live, dead) };
-  const grid = channelGrid(s);
+  const params = { ...tileParams(s, 4 * s.c4), ...deadTiles(b.live, dead) };
+  const grid = linearGrid(s.rows * s.tilesX * params.values);
   gpu.dispatch(winogradGradientKernel, { tile: s.tile }, params, [b.dy, b.live ?? b.dy, b.v], grid);
 }
 
@@ -306,6 +302,6 @@ export function winogradLive(
   liveN: number,
   b: { readonly live: Storage; readonly liveTile: Storage },
 ): void {
-  const params = { ...tileParams(s), tile: s.tile, livePixels: liveN * s.h * s.w };
+  const params = { ...tileParams(s, 1), tile: s.tile, livePixels: liveN * s.h * s.w };
   gpu.dispatch(winogradLiveKernel, undefined, params, [b.live, b.liveTile], linearGrid(s.rows * s.tilesX));
 }
