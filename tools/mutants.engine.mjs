@@ -319,6 +319,14 @@ const winograd = [
     tests: ["kernels-winograd"],
   },
   {
+    name: "Winograd's tiles called whole by the scale alone",
+    file: "src/kernels/conv/winogradTransforms.ts",
+    find: "scale[at] == 1.0 && bias_scale[at] == 1.0",
+    replace: "scale[at] == 1.0",
+    why: "the bias has a scale of its own",
+    tests: ["kernels-winograd"],
+  },
+  {
     name: "Winograd's weight not turned",
     file: "src/kernels/conv/winograd.ts",
     find: "turned: !forward",

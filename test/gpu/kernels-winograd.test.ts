@@ -180,7 +180,7 @@ describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile)
     const live = draw.mask(n * h * w, 0.9);
     await withScratch(gpu(), async (t) => {
       const out = t.outFloats("live", tiles.rows * tiles.tilesX);
-      winogradLive(gpu(), tiles, n, { live: t.floats(live), liveTile: out.storage });
+      winogradLive(gpu(), tiles, { live: { mask: t.floats(live), n }, liveTile: out.storage });
       const inTile = Array.from({ length: tile }, (_, i) => i);
       const want = Array.from({ length: tiles.rows * tiles.tilesX }, (_, id) => {
         const row = tiles.row0 + Math.floor(id / tiles.tilesX);
@@ -195,6 +195,23 @@ describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile)
         );
       });
       expect(want).toContain(0);
+      expectExact("live", (await t.read(out))[0], want, draw.seed);
+    });
+  });
+
+  it("whole tiles are those whose scales are all 1", async () => {
+    const live = new Float32Array(n * h * w).fill(1).fill(0, 0, 2 * w); // the first tile row is not in the run
+    // One mask for all images; each of the two is spoilt in a tile of its own, and in the picture's last, cut one.
+    const [scale, biasScale] = [new Float32Array(h * w).fill(1), new Float32Array(h * w).fill(1)];
+    scale[tile * w + 1] = 1.5;
+    biasScale[tile * w + tile] = 0;
+    scale[h * w - 1] = 0;
+    await withScratch(gpu(), async (t) => {
+      const out = t.outFloats("live", tiles.rows * tiles.tilesX);
+      const of = { scale: t.floats(scale), biasScale: t.floats(biasScale), n: 1 };
+      winogradLive(gpu(), tiles, { live: { mask: t.floats(live), n }, scale: of, liveTile: out.storage });
+      const picture = [[2, 2, 2, 2], [1, 1, 2, 2], [2, 2, 2, 1]]; // prettier-ignore
+      const want = Array.from({ length: tiles.rows }, (_, r) => picture[(tiles.row0 + r) % tiles.tilesY]).flat();
       expectExact("live", (await t.read(out))[0], want, draw.seed);
     });
   });

@@ -14,7 +14,8 @@ import type { Gpu } from "../../gpu/gpu.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
-import { epilogue } from "./gather.js";
+import type { PixelMask } from "../slabs.js";
+import { epilogue, type GatherBuffers } from "./gather.js";
 import { range } from "./range.js";
 import { linearMap, transposed, unrolled, type WinogradSpec, type WinogradTile } from "./winogradForms.js";
 
@@ -68,6 +69,10 @@ const DEAD_TILES = { computed: 0, left: 1, zero: 2 } as const;
 type DeadTiles = Exclude<keyof typeof DEAD_TILES, "computed">;
 
 const deadTiles = (live: Storage | undefined, dead: DeadTiles) => ({ dead: DEAD_TILES[live ? dead : "computed"] });
+
+/** What `winogradLive` says of a tile with a live pixel; of others 0. Whole: all scales of its pixels are 1, and need not be read. */
+const LIVE = "1.0";
+const WHOLE = "2.0";
 
 const skipDead = (side: number) => /* wgsl */ `if (p.dead != ${DEAD_TILES.computed}u && live_tile[tile] == 0.0) {
     if (p.dead == ${DEAD_TILES.zero}u) { ${range(side * side)
@@ -154,7 +159,9 @@ ${QUOTIENT}
 ${linearMain(
   "p.rows * p.tilesX * p.values",
   `${WHERE}
-  let computed = p.skipping == 0u || live_tile[tile] != 0.0;
+  let state = select(${LIVE}, live_tile[tile], p.skipping != 0u);
+  let computed = state != 0.0;
+  let whole = state == ${WHOLE};
   ${sides.map((j) => tiles.map((i) => `var t_${i}_${j} = vec2f();`).join(" ")).join(" ")}
   if (computed) {
     ${sides
@@ -173,16 +180,18 @@ ${linearMain(
     ${tiles
       .map((i) => {
         const sum = sides.map((l) => `a[${l}] * t_${i}_${l}`).join(" + ");
-        return `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + j, c, ${sum}, computed, channel);`;
+        return `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + j, c, ${sum}, computed, whole, channel);`;
       })
       .join("\n    ")}
     continuing { j++; break if j == ${tile}u; }
   }`,
 )}
-fn finish(n: u32, y: u32, x: u32, k: u32, total: vec2f, computed: bool, channel: Channel) {
+fn finish(n: u32, y: u32, x: u32, k: u32, total: vec2f, computed: bool, whole: bool, channel: Channel) {
   if (y >= p.h || x >= p.w) { return; }
   let pixel = (n * p.h + y) * p.w + x;
-  store_with(pixel, k, total, computed, share_of(pixel), channel);
+  var share = vec2f(1.0);
+  if (!whole) { share = share_of(pixel); }
+  store_with(pixel, k, total, computed, share, channel);
 }
 `;
   },
@@ -273,11 +282,13 @@ export function winogradGradient(
 
 export const winogradLiveKernel = defineKernel({
   name: "winogradLive",
-  params: { ...TILE_PARAMS, tile: "u32", livePixels: "u32" },
-  bindings: ["read", "read_write"],
+  params: { ...TILE_PARAMS, tile: "u32", livePixels: "u32", scaled: "u32", scalePixels: "u32" },
+  bindings: ["read", "read", "read", "read_write"],
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> live: array<f32>;               // [N|1,H,W]
-@group(0) @binding(2) var<storage, read_write> live_tile: array<f32>;    // [rows,tilesX]
+@group(0) @binding(2) var<storage, read> scale: array<f32>;              // [N|1,H,W]
+@group(0) @binding(3) var<storage, read> bias_scale: array<f32>;         // [N|1,H,W]
+@group(0) @binding(4) var<storage, read_write> live_tile: array<f32>;    // [rows,tilesX]
 ${linearMain(
   "p.rows * p.tilesX",
   `  let tx = id % p.tilesX;
@@ -285,23 +296,31 @@ ${linearMain(
   let ty = row % p.tilesY;
   let n = row / p.tilesY;
   var any = false;
+  var whole = p.scaled != 0u;
   for (var y = p.tile * ty; y < min(p.tile * ty + p.tile, p.h); y++) {
     for (var x = p.tile * tx; x < min(p.tile * tx + p.tile, p.w); x++) {
-      any = any || live[((n * p.h + y) * p.w + x) % p.livePixels] != 0.0;
+      let pixel = (n * p.h + y) * p.w + x;
+      any = any || live[pixel % p.livePixels] != 0.0;
+      if (p.scaled != 0u) {
+        let at = pixel % p.scalePixels;
+        whole = whole && scale[at] == 1.0 && bias_scale[at] == 1.0;
+      }
     }
   }
-  live_tile[id] = select(0.0, 1.0, any);`,
+  live_tile[id] = select(0.0, select(${LIVE}, ${WHOLE}, whole), any);`,
 )}
 `,
 });
 
-/** Records which tiles of a run have a live pixel; `liveN` is the batch of `live` (n or 1). */
+/** Records which tiles of a run have a live pixel, and which of these have scales of 1 alone. */
 export function winogradLive(
   gpu: Gpu,
   s: TileRows,
-  liveN: number,
-  b: { readonly live: Storage; readonly liveTile: Storage },
+  b: { readonly live: PixelMask; readonly scale?: GatherBuffers["scale"]; readonly liveTile: Storage },
 ): void {
-  const params = { ...tileParams(s, 1), tile: s.tile, livePixels: liveN * s.h * s.w };
-  gpu.dispatch(winogradLiveKernel, undefined, params, [b.live, b.liveTile], linearGrid(s.rows * s.tilesX));
+  const { live, scale, liveTile } = b;
+  const scaled = { scaled: Number(scale !== undefined), scalePixels: (scale?.n ?? 1) * s.h * s.w };
+  const params = { ...tileParams(s, 1), tile: s.tile, livePixels: live.n * s.h * s.w, ...scaled };
+  const buffers = [live.mask, scale?.scale ?? live.mask, scale?.biasScale ?? live.mask, liveTile];
+  gpu.dispatch(winogradLiveKernel, undefined, params, buffers, linearGrid(s.rows * s.tilesX));
 }
