@@ -29,6 +29,7 @@ import { linearGrid, linearMain } from "../../src/gpu/linear.js";
 import { abs, expectClose, expectExact, rounding, tileRounding } from "../support/close.js";
 import { Draw } from "../support/draw.js";
 import { useGpu, withScratch } from "../support/gpu.js";
+import { withBindingLimit } from "../support/limits.js";
 
 const gpu = useGpu();
 /** Products and their transforms: a few roundings more than the direct form's. */
@@ -352,6 +353,8 @@ describe.each(TILES)("passes in Winograd's form of tiles of side %i", (tile) => 
 });
 
 describe("the choice", () => {
+  const BINDABLE = 128 * 2 ** 20;
+
   it("refuses what has no such form", () => {
     const s = shape({ stride: [2, 2], c: 256, k: 256, h: 64, w: 64 });
     const storage = gpu().alloc(256, "any");
@@ -360,23 +363,47 @@ describe("the choice", () => {
       expect(() => convolve(gpu(), s, "forward", buffers, {}, algorithm)).toThrow(ShapeError);
     }
     gpu().free(storage);
-    expect(winogradTile(s, false)).toBe(null);
+    expect(winogradTile(s, false, BINDABLE)).toBe(null);
   });
 
   it("takes the larger tile where there are enough of it, and neither for few channels or pixels", () => {
     const s = shape({ c: 256, k: 256, h: 64, w: 64 });
-    expect(winogradTile(s, false)).toBe(4);
-    expect(winogradTile({ ...s, h: 16, w: 16 }, false)).toBe(2);
-    expect(winogradTile({ ...s, n: 4, h: 16, w: 16 }, false)).toBe(4);
-    expect(winogradTile({ ...s, h: 8, w: 8 }, false)).toBe(null);
-    expect(winogradTile({ ...s, c: 64, k: 64 }, false)).toBe(4);
-    expect(winogradTile({ ...s, c: 64, k: 64, h: 16, w: 16 }, false)).toBe(null);
-    expect(winogradTile({ ...s, c: 32, k: 32 }, false)).toBe(null);
+    expect(winogradTile(s, false, BINDABLE)).toBe(4);
+    expect(winogradTile({ ...s, h: 16, w: 16 }, false, BINDABLE)).toBe(2);
+    expect(winogradTile({ ...s, n: 4, h: 16, w: 16 }, false, BINDABLE)).toBe(4);
+    expect(winogradTile({ ...s, h: 8, w: 8 }, false, BINDABLE)).toBe(null);
+    expect(winogradTile({ ...s, c: 64, k: 64 }, false, BINDABLE)).toBe(4);
+    expect(winogradTile({ ...s, c: 64, k: 64, h: 16, w: 16 }, false, BINDABLE)).toBe(null);
+    expect(winogradTile({ ...s, c: 32, k: 32 }, false, BINDABLE)).toBe(null);
+  });
+
+  it("keeps transformed weights, and rows of tiles, to what may be bound at once", async () => {
+    const s = shape({ c: 1024, k: 1024, h: 32, w: 32 });
+    expect(winogradTile(s, false, 2 ** 30)).toBe(4);
+    expect(winogradTile(s, false, BINDABLE)).toBe(2);
+    expect(winogradTile({ ...s, c: 2048, k: 2048 }, false, BINDABLE)).toBe(null);
+    const wide = shape({ c: 256, k: 256, h: 32, w: 16384 });
+    expect(winogradTile({ ...wide, w: 8192 }, false, BINDABLE)).toBe(4);
+    expect(winogradTile(wide, false, BINDABLE)).toBe(2);
+    expect(winogradTile({ ...wide, w: 16386 }, false, BINDABLE)).toBe(null);
+    const small = shape({ c: 64, k: 64, h: 32, w: 32 });
+    const draw = new Draw(0x62696e64);
+    const [x, weight] = [draw.floats(32 * 32 * 64), draw.floats(9 * 64 * 64)];
+    await withScratch(gpu(), async (t) => {
+      const y = t.outActivation("y", 32 * 32, 64);
+      const buffers = { src: t.activation(x, 64), weight: t.weight(weight, 9, 64, 64), dst: y.storage };
+      await withBindingLimit(gpu(), 36 * 64 * 64 * 4 - 16, async () => {
+        convolve(gpu(), small, "forward", buffers);
+        await gpu().sync();
+      });
+      const size = pconvForwardRef(small, abs(x), abs(weight), undefined);
+      expectClose("y", (await t.read(y))[0], pconvForwardRef(small, x, weight, undefined), rounding(size), draw.seed);
+    });
   });
 
   it("leaves factors of half precision to the form that only adds", () => {
     const s = shape({ c: 256, k: 256, h: 64, w: 64 });
-    expect(winogradTile(s, true)).toBe(2);
-    expect(winogradTile({ ...s, c: 64, k: 64 }, true)).toBe(null);
+    expect(winogradTile(s, true, BINDABLE)).toBe(2);
+    expect(winogradTile({ ...s, c: 64, k: 64 }, true, BINDABLE)).toBe(null);
   });
 });

@@ -22,10 +22,11 @@ export type ConvAlgorithm = ConvBackend | "direct" | "winograd2x2" | "winograd4x
 type Chosen = { readonly tile: WinogradTile } | { readonly tile: null; readonly backend: ConvBackend | undefined };
 
 /** @throws {ShapeError} when Winograd's form is asked for where there is none. */
-function choose(s: ConvShape, half: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
-  if (algorithm === undefined || algorithm === "direct") {
-    return { tile: algorithm ? null : winogradTile(s, half), backend: undefined };
+function choose(gpu: Gpu, s: ConvShape, half: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
+  if (algorithm === undefined) {
+    return { tile: winogradTile(s, half, gpu.limits.maxStorageBufferBindingSize), backend: undefined };
   }
+  if (algorithm === "direct") return { tile: null, backend: undefined };
   if (algorithm !== "winograd2x2" && algorithm !== "winograd4x4") return { tile: null, backend: algorithm };
   if (!winogradApplies(s)) {
     throw new ShapeError(
@@ -53,7 +54,7 @@ export function convolve(
   algorithm?: ConvAlgorithm,
 ): void {
   const o = { ...options, half: options.half ?? halfProducts(b.src, b.dst) };
-  const chosen = choose(s, o.half, algorithm);
+  const chosen = choose(gpu, s, o.half, algorithm);
   const { input, output } = convTensors(s);
   const [read, made] = direction === "forward" ? [input, output] : [output, input];
   const inWindow = (window: ConvWindow) => {
@@ -92,7 +93,7 @@ export function convolve(
 /** Records a weight gradient. */
 export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, algorithm?: ConvAlgorithm): void {
   const half = halfProducts(b.x, b.dy);
-  const chosen = choose(s, half, algorithm);
+  const chosen = choose(gpu, s, half, algorithm);
   const { input, output } = convTensors(s);
   const windows = convWindows(gpu, s, "forward");
   const inWindow = (window: ConvWindow, dw: Storage) => {
