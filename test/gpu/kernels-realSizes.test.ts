@@ -77,8 +77,9 @@ describe("convolution kernels at the U-Net's sizes", () => {
       LAYERS.findIndex(([, other]) => other === s),
     );
     const seed = `${draw.seed}, ${JSON.stringify(s)}`;
-    // Winograd's larger tiles: an entry at a corner has four of nine terms, and the error of its whole tile.
-    const ulps = winogradTile(s, false, gpu().limits.maxStorageBufferBindingSize) === 4 ? 16 : 4;
+    const largeTiles = winogradTile(s, false, gpu().limits.maxStorageBufferBindingSize) === 4;
+    /** Winograd's larger tiles round twice as much; at the border, where an entry has fewer terms, its error is still its whole tile's. */
+    const ulps = (border: boolean) => (largeTiles ? (border ? 16 : 8) : 4);
     const [P, Q] = convOutputSize("test", s);
     const [KH, KW] = s.kernel;
     const taps = KH * KW;
@@ -109,11 +110,12 @@ describe("convolution kernels at the U-Net's sizes", () => {
       pconvBackwardWeight(gpu(), s, { x: xBuffer, dy: dyBuffer, dw: dw.storage });
       const [yGot, dxGot, dwGot] = await t.read(y, dx, dw);
 
-      const compare = (name: string, got: Float32Array, at: number, { value, size }: Sum) =>
-        expectClose(`${name} entry ${at}`, [got[at]], [value], ulps * HALF_ULP * size, seed);
+      const compare = (name: string, got: Float32Array, at: number, { value, size }: Sum, allowed: number) =>
+        expectClose(`${name} entry ${at}`, [got[at]], [value], allowed * HALF_ULP * size, seed);
 
       for (const output of spread(draw, s.n * P * Q, 60)) {
         const [q, p, n] = [output % Q, Math.floor(output / Q) % P, Math.floor(output / (P * Q))];
+        const border = p === 0 || q === 0 || p === P - 1 || q === Q - 1;
         for (const k of [0, s.k - 1, draw.integer(0, s.k - 1)]) {
           const sum = new Sum();
           for (let i = 0; i < KH; i++)
@@ -125,12 +127,13 @@ describe("convolution kernels at the U-Net's sizes", () => {
               for (let c = 0; c < s.c; c++) sum.add(x[from + c] * weight[w + c * s.k] * scale[p * Q + q]);
             }
           sum.add(bias[k] * valid[p * Q + q]);
-          compare("y", yGot, output * s.k + k, sum);
+          compare("y", yGot, output * s.k + k, sum, ulps(border));
         }
       }
 
       for (const input of spread(draw, s.n * s.h * s.w, 60)) {
         const [col, row, n] = [input % s.w, Math.floor(input / s.w) % s.h, Math.floor(input / (s.h * s.w))];
+        const border = row === 0 || col === 0 || row === s.h - 1 || col === s.w - 1;
         for (const c of [0, s.c - 1, draw.integer(0, s.c - 1)]) {
           const sum = new Sum();
           for (let i = 0; i < KH; i++)
@@ -142,7 +145,7 @@ describe("convolution kernels at the U-Net's sizes", () => {
               const w = ((i * KW + j) * s.c + c) * s.k;
               for (let k = 0; k < s.k; k++) sum.add(dy[from + k] * weight[w + k]);
             }
-          compare("dx", dxGot, input * s.c + c, sum);
+          compare("dx", dxGot, input * s.c + c, sum, ulps(border));
         }
       }
 
@@ -159,7 +162,7 @@ describe("convolution kernels at the U-Net's sizes", () => {
                 if (col >= 0) sum.add(x[((n * s.h + row) * s.w + col) * s.c + c] * dy[((n * P + p) * Q + q) * s.k + k]);
               }
             }
-          compare("dw", dwGot, (tap * s.c + c) * s.k + k, sum);
+          compare("dw", dwGot, (tap * s.c + c) * s.k + k, sum, 4);
         }
       }
     });
