@@ -10,6 +10,7 @@ import { kernels } from "./mutants.kernels.mjs";
 import { memory } from "./mutants.memory.mjs";
 import { parallel } from "./mutants.parallel.mjs";
 import { training } from "./mutants.training.mjs";
+import { winograd } from "./mutants.winograd.mjs";
 
 const autograd = [
   {
@@ -261,4 +262,14 @@ const loss = [
   },
 ];
 
-export const MUTANTS = [...kernels, ...engine, ...memory, ...autograd, ...networks, ...loss, ...training, ...parallel];
+export const MUTANTS = [
+  ...kernels,
+  ...engine,
+  ...winograd,
+  ...memory,
+  ...autograd,
+  ...networks,
+  ...loss,
+  ...training,
+  ...parallel,
+];

@@ -184,7 +184,7 @@ describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile)
   it("live tiles are those with a live pixel", async () => {
     const live = draw.mask(n * h * w, 0.9);
     await withScratch(gpu(), async (t) => {
-      const out = t.outFloats("live", tiles.rows * tiles.tilesX);
+      const out = t.outFloats("live", 2 * tiles.rows * tiles.tilesX);
       winogradLive(gpu(), tiles, { live: { mask: t.floats(live), n }, liveTile: out.storage });
       const inTile = Array.from({ length: tile }, (_, i) => i);
       const want = Array.from({ length: tiles.rows * tiles.tilesX }, (_, id) => {
@@ -200,24 +200,37 @@ describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile)
         );
       });
       expect(want).toContain(0);
-      expectExact("live", (await t.read(out))[0], want, draw.seed);
+      const ones = want.map(() => 1); // no scales are as good as 1
+      expectExact("live", (await t.read(out))[0], [...want, ...ones], draw.seed);
     });
   });
 
-  it("whole tiles are those whose scales are all 1", async () => {
-    const live = new Float32Array(n * h * w).fill(1).fill(0, 0, 2 * w); // the first tile row is not in the run
-    // One mask for all images; each of the two is spoilt in a tile of its own, and in the picture's last, cut one.
-    const [scale, biasScale] = [new Float32Array(h * w).fill(1), new Float32Array(h * w).fill(1)];
+  it("scales are known where they are all 1, and in dead tiles where the bias has none", async () => {
+    // One mask for all images: a tile of it is live, or not, as a whole.
+    const [live, scale, biasScale] = [1, 1, 1].map((v) => new Float32Array(h * w).fill(v));
+    const fillTile = (values: Float32Array, ty: number, tx: number, value: number) => {
+      for (let y = tile * ty; y < Math.min(h, tile * ty + tile); y++)
+        values.fill(value, y * w + tile * tx, y * w + Math.min(w, tile * tx + tile));
+    };
+    // Each scale is spoilt in a tile of its own, and in the picture's last, cut one.
     scale[tile * w + 1] = 1.5;
     biasScale[tile * w + tile] = 0;
     scale[h * w - 1] = 0;
+    // Of dead tiles, two have no bias, whatever the other scale; one has it at one pixel, one everywhere.
+    for (const [ty, tx] of [[1, 2], [1, 3], [2, 0], [2, 1]] as const) fillTile(live, ty, tx, 0); // prettier-ignore
+    for (const [ty, tx] of [[1, 2], [1, 3], [2, 0]] as const) fillTile(biasScale, ty, tx, 0); // prettier-ignore
+    fillTile(scale, 1, 3, 0);
+    biasScale[2 * tile * w + 1] = 1;
     await withScratch(gpu(), async (t) => {
-      const out = t.outFloats("live", tiles.rows * tiles.tilesX);
+      const out = t.outFloats("live", 2 * tiles.rows * tiles.tilesX);
       const of = { scale: t.floats(scale), biasScale: t.floats(biasScale), n: 1 };
-      winogradLive(gpu(), tiles, { live: { mask: t.floats(live), n }, scale: of, liveTile: out.storage });
-      const picture = [[2, 2, 2, 2], [1, 1, 2, 2], [2, 2, 2, 1]]; // prettier-ignore
-      const want = Array.from({ length: tiles.rows }, (_, r) => picture[(tiles.row0 + r) % tiles.tilesY]).flat();
-      expectExact("live", (await t.read(out))[0], want, draw.seed);
+      winogradLive(gpu(), tiles, { live: { mask: t.floats(live), n: 1 }, scale: of, liveTile: out.storage });
+      const inRun = (picture: number[][]) =>
+        Array.from({ length: tiles.rows }, (_, r) => picture[(tiles.row0 + r) % tiles.tilesY]).flat();
+      const [unknown, ones, zeros] = [0, 1, 2];
+      const alive = inRun([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1]]); // prettier-ignore
+      const known = inRun([[ones, ones, ones, ones], [unknown, unknown, zeros, zeros], [unknown, ones, ones, unknown]]); // prettier-ignore
+      expectExact("live", (await t.read(out))[0], [...alive, ...known], draw.seed);
     });
   });
 });

@@ -79,7 +79,7 @@ export function launchGather<Spec>(
   const part = params.outPixels * params.outC4 * 16;
   const affordable = Math.floor(gpu.limits.maxStorageBufferBindingSize / part);
   if (Math.min(splits, affordable) <= 1) {
-    gpu.dispatch(kernel, spec, params, gatherBuffers(buffers, order), tile.grid(params.items));
+    gpu.dispatch(kernel, spec, params, gatherBuffers(buffers, order), tile.grid(params.items / params.inTurn));
   } else {
     const parts = Math.min(splits, affordable);
     const partial = gpu.alloc(parts * part, "convolution partial sums");

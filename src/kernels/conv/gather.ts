@@ -106,6 +106,9 @@ export const GATHER_PARAMS = {
   livePixels: "u32",
   /** Tiles are gone through in so many streams that advance together, see `tile_of`. */
   streams: "u32",
+  perStream: "u32",
+  /** Tiles of a workgroup: one each of so many streams, `perStream` apart. */
+  inTurn: "u32",
   /** Groups with an order of pixels of their own; the others share these. */
   orderGroups: "u32",
   slope: "f32",
@@ -130,6 +133,8 @@ export const FLAG = {
 export interface TileSize {
   readonly pixels: number;
   readonly channels4: number;
+  /** A workgroup can deal with several tiles one after the other, up to one that nobody asks for. */
+  readonly inTurn?: true;
   grid(tiles: number): Grid;
 }
 
@@ -164,8 +169,17 @@ export const gatherFlags = (b: GatherBuffers, o: GatherOptions): number =>
   (o.gained ? FLAG.gained : 0) |
   (o.unwritten ? FLAG.unwritten : 0);
 
-/** Streams of tiles where only some are computed. */
+/** Streams of tiles where only some are computed, or where a workgroup deals with several. */
 const STREAMS = 16;
+/** Workgroups that are enough for the cores of a processor, of unequal work too. */
+const ENOUGH_WORKGROUPS = 256;
+
+/** Tiles of a workgroup that deals with several of the `items`: one of each stream, or of a part of the streams. */
+function tilesInTurn(streams: number, items: number): number {
+  let inTurn = streams;
+  while (streams % inTurn !== 0 || (inTurn > 1 && items / inTurn < ENOUGH_WORKGROUPS)) inTurn--;
+  return inTurn;
+}
 
 /** Sizes of the pass as the WGSL reads them. */
 export function gatherParams(
@@ -179,9 +193,10 @@ export function gatherParams(
   const size = gatherSize(s, direction, o.weightPerImage ?? false);
   const { outH, outW } = size;
   const needed = Math.ceil(size.pixels / tile.pixels);
-  const streams = b.live ? Math.min(STREAMS, needed) : 1;
+  const streams = b.live || (tile.inTurn && needed >= 4 * STREAMS) ? Math.min(STREAMS, needed) : 1;
   const tiles = streams * Math.ceil(needed / streams);
   const tilesK = Math.ceil(size.out4 / tile.channels4);
+  const items = size.groups * tiles * tilesK;
   const flags = gatherFlags(b, o);
   const perImage = outH * outW;
   return {
@@ -210,13 +225,15 @@ export function gatherParams(
     weightStride: o.weightPerImage ? s.kernel[0] * s.kernel[1] * size.src4 * 4 * size.out4 : 0,
     tiles,
     tilesK,
-    items: size.groups * tiles * tilesK,
+    items,
     splits: 1,
     outPixels: s.n * perImage,
     flags,
     scalePixels: (b.scale?.n ?? 1) * perImage,
     livePixels: (b.live?.n ?? 1) * perImage,
     streams,
+    perStream: tiles / streams,
+    inTurn: tile.inTurn ? tilesInTurn(streams, items) : 1,
     // Images with weights of their own are groups of their own, alike where they share the mask.
     orderGroups: b.live?.n === 1 ? size.classes : size.groups,
     slope: o.slope ?? 0,
@@ -240,8 +257,8 @@ export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
 ];
 
 /**
- * WGSL of `store`, and of its parts `share_of`, `channel_of` and `store_with` for who stores many values of a pixel or of a channel;
- * needs the epilogue's uniforms and bindings.
+ * WGSL of `store`, and of its parts `share_of`, `channel_of`, `store_live` and `store_dead` for who stores many values of a pixel or of a
+ * channel; needs the epilogue's uniforms and bindings.
  * @param value what the bindings hold: channels by four, or by two
  */
 export function epilogue(value: "vec4f" | "vec2f"): string {
@@ -268,30 +285,34 @@ fn channel_of(k: u32) -> Channel {
   return channel;
 }
 
-/** Finishes value k of an output pixel, whose share and channel are known. */
-fn store_with(pixel: u32, k: u32, total: ${value}, computed: bool, share: vec2f, channel: Channel) {
-  if ((p.flags & ${FLAG.unwritten}u) != 0u && !computed) { return; }
+/** What becomes of a sum. Without branches, which took most of the time to compile a tile on lavapipe: what is not asked for changes nothing. */
+fn finished(total: ${value}, share: vec2f, channel: Channel) -> ${value} {
+  let value = total * share.x * channel.gain + channel.bias * share.y;
+  // Exact for both signs, and NaN stays NaN on every adapter (max and select by the sign turn it into 0 on some).
+  let positive = 0.5 * (value + abs(value));
+  return select(value, positive + p.slope * (value - positive), (p.flags & ${FLAG.activated}u) != 0u);
+}
+
+/** Finishes value k of an output pixel that was computed, whose share and channel are known. */
+fn store_live(pixel: u32, k: u32, total: ${value}, share: vec2f, channel: Channel) {
   let at = pixel * ${channels} + k;
-  if (!computed && (p.flags & ${FLAG.based}u) != 0u) {
-    dst[at] = base[at];
-    return;
-  }
-  var value = total;
-  if (computed && (p.flags & ${FLAG.accumulate}u) != 0u) { value += dst[at]; }
-  if ((p.flags & ${FLAG.scaled}u) != 0u) { value *= share.x; }
-  if ((p.flags & ${FLAG.gained}u) != 0u) { value *= channel.gain; }
-  if ((p.flags & ${FLAG.biased}u) != 0u) { value += channel.bias * share.y; }
-  if ((p.flags & ${FLAG.activated}u) != 0u) {
-    // Exact for both signs, and NaN stays NaN on every adapter (max and select turn it into 0 on some).
-    let positive = 0.5 * (value + abs(value));
-    value = positive + p.slope * (value - positive);
-  }
-  dst[at] = value;
+  var sum = total;
+  if ((p.flags & ${FLAG.accumulate}u) != 0u) { sum += dst[at]; }
+  dst[at] = finished(sum, share, channel);
+}
+
+/** The same for one that was not. */
+fn store_dead(pixel: u32, k: u32, share: vec2f, channel: Channel) {
+  if ((p.flags & ${FLAG.unwritten}u) != 0u) { return; }
+  let at = pixel * ${channels} + k;
+  if ((p.flags & ${FLAG.based}u) != 0u) { dst[at] = base[at]; } else { dst[at] = finished(${value}(), share, channel); }
 }
 
 /** Finishes value k of an output pixel. */
 fn store(pixel: u32, k: u32, total: ${value}, computed: bool) {
-  store_with(pixel, k, total, computed, share_of(pixel), channel_of(k));
+  let share = share_of(pixel);
+  let channel = channel_of(k);
+  if (computed) { store_live(pixel, k, total, share, channel); } else { store_dead(pixel, k, share, channel); }
 }
 `;
 }
@@ -327,12 +348,13 @@ fn group_of(number: u32) -> Tile {
  */
 fn tile_of(id: u32) -> Tile {
   let over_k = quotient(id, p.tilesK);
-  let over_tiles = quotient(over_k, p.tiles);
+  let number = over_k * p.inTurn;
+  let over_tiles = quotient(number, p.tiles);
   var tile = group_of(over_tiles);
   tile.k = id - over_k * p.tilesK;
-  let turn = over_k - over_tiles * p.tiles;
+  let turn = number - over_tiles * p.tiles;
   let round = quotient(turn, p.streams);
-  tile.first = (turn - round * p.streams) * quotient(p.tiles, p.streams) + round;
+  tile.first = (turn - round * p.streams) * p.perStream + round;
   return tile;
 }
 

@@ -124,7 +124,7 @@ export function winogradGather(
     const tiles = run.rows * run.tilesX;
     const v = gpu.alloc(matrices * tiles * c4 * 16, "winograd input");
     const m = gpu.alloc(matrices * tiles * k4 * 16, "winograd products");
-    const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
+    const live = b.live && gpu.alloc(2 * tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, { live: b.live, scale: b.scale, liveTile: live });
     const from = { ...run, h: source[0], w: source[1], c4 };
     winogradInput(gpu, from, padding, { x: b.src, v, live }, "left");
@@ -182,7 +182,7 @@ export function winogradWeightPass(
     const v = gpu.alloc(matrices * tiles * c4 * 16, "winograd input");
     const g = gpu.alloc(matrices * tiles * k4 * 16, "winograd gradient");
     const from = { ...run, h: s.h, w: s.w, c4 };
-    const live = b.live && gpu.alloc(tiles * 4, "winograd live tiles");
+    const live = b.live && gpu.alloc(2 * tiles * 4, "winograd live tiles");
     if (b.live && live) winogradLive(gpu, { ...run, c4: 1 }, { live: b.live, liveTile: live });
     const rowByRow = products.skipsEachPixel(productShape(from, s.c, s.k));
     const shape = (rowByRow ? longRows : productShape)(from, s.c, s.k);

@@ -15,7 +15,7 @@ import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
 import type { PixelMask } from "../slabs.js";
-import { epilogue, type GatherBuffers } from "./gather.js";
+import { epilogue, FLAG, type GatherBuffers } from "./gather.js";
 import { range } from "./range.js";
 import { linearMap, transposed, unrolled, type WinogradSpec, type WinogradTile } from "./winogradForms.js";
 
@@ -70,9 +70,11 @@ type DeadTiles = Exclude<keyof typeof DEAD_TILES, "computed">;
 
 const deadTiles = (live: Storage | undefined, dead: DeadTiles) => ({ dead: DEAD_TILES[live ? dead : "computed"] });
 
-/** What `winogradLive` says of a tile with a live pixel; of others 0. Whole: all scales of its pixels are 1, and need not be read. */
-const LIVE = "1.0";
-const WHOLE = "2.0";
+/**
+ * What `winogradLive` says of the scales of a tile's pixels, after whether one of these is live (1, else 0). Where it knows them they need
+ * not be read: all of them are 1, or there are none; or those of the bias are 0 where the sum is too, so that its scale does not matter.
+ */
+const SCALES = { unknown: "0.0", ones: "1.0", zeros: "2.0" } as const;
 
 const skipDead = (side: number) => /* wgsl */ `if (p.dead != ${DEAD_TILES.computed}u && live_tile[tile] == 0.0) {
     if (p.dead == ${DEAD_TILES.zero}u) { ${range(side * side)
@@ -147,7 +149,7 @@ export const winogradOutputKernel = defineKernel({
     const matrix = At.map((row) => `array<f32, ${side}>(${row.map(Math.fround).join(", ")})`).join(", ");
     return /* wgsl */ `
 @group(0) @binding(1) var<storage, read> m: array<vec2f>;                // [side^2,rows,tilesX,K]
-@group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
+@group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [2,rows,tilesX]: live, scales
 @group(0) @binding(3) var<storage, read> bias: array<vec2f>;             // [K], or [2,K]: bias, gain
 @group(0) @binding(4) var<storage, read> scale: array<f32>;              // [N|1,P,Q]
 @group(0) @binding(5) var<storage, read> bias_scale: array<f32>;         // [N|1,P,Q]
@@ -159,11 +161,15 @@ ${QUOTIENT}
 ${linearMain(
   "p.rows * p.tilesX * p.values",
   `${WHERE}
-  let state = select(${LIVE}, live_tile[tile], p.skipping != 0u);
-  let computed = state != 0.0;
-  let whole = state == ${WHOLE};
-  ${sides.map((j) => tiles.map((i) => `var t_${i}_${j} = vec2f();`).join(" ")).join(" ")}
+  var computed = true;
+  var scales = select(${SCALES.ones}, ${SCALES.unknown}, (p.flags & ${FLAG.scaled}u) != 0u);
+  if (p.skipping != 0u) {
+    computed = live_tile[tile] != 0.0;
+    scales = live_tile[p.rows * p.tilesX + tile];
+  }
+  let channel = channel_of(c);
   if (computed) {
+    ${sides.map((j) => tiles.map((i) => `var t_${i}_${j} = vec2f();`).join(" ")).join(" ")}
     ${sides
       .map((j) => {
         const loads = sides.map((i) => `let m_${i} = m[${side * i + j}u * plane + id];`).join(" ");
@@ -171,27 +177,33 @@ ${linearMain(
         return `{ ${loads} ${linearMap(At, to, (i) => `m_${i}`, "column_")} }`;
       })
       .join("\n    ")}
-  }
-  let channel = channel_of(c);
-  // A loop over the columns: unrolled, the epilogue would be most of the text.
-  var j = 0u;
-  loop {
-    let a = A_T[j];
-    ${tiles
-      .map((i) => {
-        const sum = sides.map((l) => `a[${l}] * t_${i}_${l}`).join(" + ");
-        return `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + j, c, ${sum}, computed, whole, channel);`;
-      })
-      .join("\n    ")}
-    continuing { j++; break if j == ${tile}u; }
+    // A loop over the columns: unrolled, the epilogue would be most of the text.
+    var j = 0u;
+    loop {
+      let a = A_T[j];
+      ${tiles
+        .map((i) => {
+          const sum = sides.map((l) => `a[${l}] * t_${i}_${l}`).join(" + ");
+          return `finish(n, ${tile}u * ty + ${i}u, ${tile}u * tx + j, c, ${sum}, true, scales, channel);`;
+        })
+        .join("\n      ")}
+      continuing { j++; break if j == ${tile}u; }
+    }
+  } else {
+    // In one loop: one in the other compiles for seconds on lavapipe.
+    var t = 0u;
+    loop {
+      finish(n, ${tile}u * ty + t / ${tile}u, ${tile}u * tx + t % ${tile}u, c, vec2f(), false, scales, channel);
+      continuing { t++; break if t == ${tile * tile}u; }
+    }
   }`,
 )}
-fn finish(n: u32, y: u32, x: u32, k: u32, total: vec2f, computed: bool, whole: bool, channel: Channel) {
+fn finish(n: u32, y: u32, x: u32, k: u32, total: vec2f, computed: bool, scales: f32, channel: Channel) {
   if (y >= p.h || x >= p.w) { return; }
   let pixel = (n * p.h + y) * p.w + x;
-  var share = vec2f(1.0);
-  if (!whole) { share = share_of(pixel); }
-  store_with(pixel, k, total, computed, share, channel);
+  var share = select(vec2f(), vec2f(1.0), scales == ${SCALES.ones});
+  if (scales == ${SCALES.unknown}) { share = share_of(pixel); }
+  if (computed) { store_live(pixel, k, total, share, channel); } else { store_dead(pixel, k, share, channel); }
 }
 `;
   },
@@ -288,31 +300,48 @@ export const winogradLiveKernel = defineKernel({
 @group(0) @binding(1) var<storage, read> live: array<f32>;               // [N|1,H,W]
 @group(0) @binding(2) var<storage, read> scale: array<f32>;              // [N|1,H,W]
 @group(0) @binding(3) var<storage, read> bias_scale: array<f32>;         // [N|1,H,W]
-@group(0) @binding(4) var<storage, read_write> live_tile: array<f32>;    // [rows,tilesX]
+@group(0) @binding(4) var<storage, read_write> live_tile: array<f32>;    // [2,rows,tilesX]: live, scales
+${QUOTIENT}
 ${linearMain(
   "p.rows * p.tilesX",
-  `  let tx = id % p.tilesX;
-  let row = p.row0 + id / p.tilesX;
-  let ty = row % p.tilesY;
-  let n = row / p.tilesY;
+  `  let row_in_run = quotient(id, p.tilesX);
+  let tx = id - row_in_run * p.tilesX;
+  let row = p.row0 + row_in_run;
+  let n = quotient(row, p.tilesY);
+  let ty = row - n * p.tilesY;
+  // Masks of one image are for all.
+  let live_image = select(0u, n * p.h * p.w, p.livePixels > p.h * p.w);
+  let scale_image = select(0u, n * p.h * p.w, p.scalePixels > p.h * p.w);
   var any = false;
-  var whole = p.scaled != 0u;
-  for (var y = p.tile * ty; y < min(p.tile * ty + p.tile, p.h); y++) {
-    for (var x = p.tile * tx; x < min(p.tile * tx + p.tile, p.w); x++) {
-      let pixel = (n * p.h + y) * p.w + x;
-      any = any || live[pixel % p.livePixels] != 0.0;
-      if (p.scaled != 0u) {
-        let at = pixel % p.scalePixels;
-        whole = whole && scale[at] == 1.0 && bias_scale[at] == 1.0;
-      }
+  var ones = true;
+  var zeros = p.scaled != 0u;
+  // One loop with its condition at the end: adapters that run lanes under a mask go through others once more.
+  let end_x = min(p.tile * tx + p.tile, p.w);
+  let end_y = min(p.tile * ty + p.tile, p.h);
+  var y = p.tile * ty;
+  var x = p.tile * tx;
+  loop {
+    let at = y * p.w + x;
+    any = any || live[live_image + at] != 0.0;
+    if (p.scaled != 0u) {
+      let of_bias = bias_scale[scale_image + at];
+      ones = ones && scale[scale_image + at] == 1.0 && of_bias == 1.0;
+      zeros = zeros && of_bias == 0.0;
+    }
+    continuing {
+      x++;
+      if (x == end_x) { x = p.tile * tx; y++; }
+      break if y == end_y;
     }
   }
-  live_tile[id] = select(0.0, select(${LIVE}, ${WHOLE}, whole), any);`,
+  live_tile[id] = f32(any);
+  let known = select(${SCALES.unknown}, ${SCALES.ones}, ones);
+  live_tile[p.rows * p.tilesX + id] = select(known, ${SCALES.zeros}, zeros && !any);`,
 )}
 `,
 });
 
-/** Records which tiles of a run have a live pixel, and which of these have scales of 1 alone. */
+/** Records which tiles of a run have a live pixel, and what is known of the scales in each: [2,rows,tilesX]. */
 export function winogradLive(
   gpu: Gpu,
   s: TileRows,
