@@ -166,7 +166,8 @@ fn main(
     }
   }
   if (!at.inside) { return; }
-  ${T.map((t) => `if (y_${t} < p.outH) { store(at_${t}, k, a_${t}, computed); }`).join("\n  ")}
+  let channel = channel_of(k);
+  ${T.map((t) => `if (y_${t} < p.outH) { store_with(at_${t}, k, a_${t}, computed, channel); }`).join("\n  ")}
 }
 `;
 }

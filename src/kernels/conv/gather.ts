@@ -257,7 +257,7 @@ export const gatherBuffers = (b: GatherBuffers, order?: Storage): Storage[] => [
 ];
 
 /**
- * WGSL of `store`, and of its parts `share_of`, `channel_of`, `store_live` and `store_dead` for who stores many values of a pixel or of a
+ * WGSL of `store`, and of its parts `share_of`, `channel_of`, `store_live`, `store_dead` and `store_with` for who stores many values of a pixel or of a
  * channel; needs the epilogue's uniforms and bindings.
  * @param value what the bindings hold: channels by four, or by two
  */
@@ -308,12 +308,14 @@ fn store_dead(pixel: u32, k: u32, share: vec2f, channel: Channel) {
   if ((p.flags & ${FLAG.based}u) != 0u) { dst[at] = base[at]; } else { dst[at] = finished(${value}(), share, channel); }
 }
 
-/** Finishes value k of an output pixel. */
-fn store(pixel: u32, k: u32, total: ${value}, computed: bool) {
+/** Finishes value k of an output pixel, whose channel is known. */
+fn store_with(pixel: u32, k: u32, total: ${value}, computed: bool, channel: Channel) {
   let share = share_of(pixel);
-  let channel = channel_of(k);
   if (computed) { store_live(pixel, k, total, share, channel); } else { store_dead(pixel, k, share, channel); }
 }
+
+/** Finishes value k of an output pixel. */
+fn store(pixel: u32, k: u32, total: ${value}, computed: bool) { store_with(pixel, k, total, computed, channel_of(k)); }
 `;
 }
 

@@ -77,9 +77,11 @@ ${linearMain(
       continuing { i++; break if i == p.kh; }
     }
   }
+  ${U.map((u) => `let channel_${u} = channel_of(k_${u});`).join(" ")}
   ${T.map((t) => {
     const stores = U.map(
-      (u) => `if (k0 + ${u}u < p.outC4) { store(pixel_${t}.out, k0 + ${u}u, a_${t}_${u}, computed); }`,
+      (u) =>
+        `if (k0 + ${u}u < p.outC4) { store_with(pixel_${t}.out, k0 + ${u}u, a_${t}_${u}, computed, channel_${u}); }`,
     );
     return `if (pixel_${t}.out != NOWHERE) { ${stores.join(" ")} }`;
   }).join("\n  ")}`,
