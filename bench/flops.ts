@@ -57,8 +57,10 @@ const share = (mask: ArrayLike<number>): number => {
 export function convFlops(layer: ConvShape, mask?: ArrayLike<number>, pass: Pass = "forward"): Flops {
   const textbook = 2 * multiplications(layer);
   const needed = mask ? textbook * share(pass === "dx" ? mask : nextMask(layer, mask)) : textbook;
-  const winograd = layer.kernel[0] === 3 && layer.kernel[1] === 3 && layer.stride[0] === 1 && layer.stride[1] === 1;
-  return { textbook, needed, least: winograd ? needed / WINOGRAD : needed };
+  const window = [...layer.kernel, ...layer.stride].join();
+  // 5x5 and stride 2 is four phases of 3x3.
+  const saved = window === "3,3,1,1" ? WINOGRAD : window === "5,5,2,2" ? (WINOGRAD * 25) / 36 : 1;
+  return { textbook, needed, least: needed / saved };
 }
 
 /** A decoder reads its low-resolution source with four 2x2 kernels of summed taps: 4 multiplications where the textbook has 9. */

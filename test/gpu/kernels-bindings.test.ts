@@ -62,6 +62,8 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
     ...combine({ lanes: [8, 16], lanesK: [4, 8], pixels: [16], depth: [3, 4] }),
     ...combine({ lanes: [16], lanesK: [16], pixels: [16], depth: [3, 4] }),
   ],
+  phaseWeight: combine({ side: [4, 5], phased: ["rows", "columns"] }),
+  phaseWeightBackward: combine({ side: [4, 5] }),
   pixelScale: combine({ activated: flags }),
   upWeight: combine({ part: ["low", "skip"], transposed: flags }),
   gatherWorkgroup: Object.values(WORKGROUP_TILES),

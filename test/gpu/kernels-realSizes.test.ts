@@ -3,6 +3,7 @@
  * library's weight gradient is wrong from 254x254 up.
  */
 import { describe, it } from "vitest";
+import { polyphasePays, polyphaseShape } from "../../src/kernels/conv/polyphase.js";
 import { winogradTile } from "../../src/kernels/conv/winograd.js";
 import { pconvBackwardInput } from "../../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight } from "../../src/kernels/pconvBackwardWeight.js";
@@ -77,7 +78,9 @@ describe("convolution kernels at the U-Net's sizes", () => {
       LAYERS.findIndex(([, other]) => other === s),
     );
     const seed = `${draw.seed}, ${JSON.stringify(s)}`;
-    const largeTiles = winogradTile(s, false, gpu().limits.maxStorageBufferBindingSize) === 4;
+    const bindable = gpu().limits.maxStorageBufferBindingSize;
+    const phases = polyphaseShape(s);
+    const largeTiles = phases ? polyphasePays(s, phases, bindable) : winogradTile(s, false, bindable) === 4;
     /** Winograd's larger tiles round twice as much; at the border, where an entry has fewer terms, its error is still its whole tile's. */
     const ulps = (border: boolean) => (largeTiles ? (border ? 16 : 8) : 4);
     const [P, Q] = convOutputSize("test", s);

@@ -9,37 +9,55 @@ import { type ConvShape, vec4s } from "../shape.js";
 import { slabMask, slabPart } from "../slabs.js";
 import { sumOfParts } from "../weightedSum.js";
 import { type ConvBackend, gather, skipsEachPixel, weightPass, type WeightPassBuffers } from "./backend.js";
-import type { Direction, GatherBuffers, GatherOptions } from "./gather.js";
+import { type Direction, type GatherBuffers, gatherFlags, type GatherOptions } from "./gather.js";
 import { counted, plainFlops } from "./flopCounter.js";
 import { winogradApplies, winogradGather, winogradTile, winogradWeightPass } from "./winograd.js";
 import { WINOGRAD_FORMS, type WinogradTile } from "./winogradForms.js";
+import { polyphaseGather, polyphasePays, polyphaseShape, polyphaseWeightPass } from "./polyphase.js";
 import { convTensors, convWindows, type ConvWindow } from "./windows.js";
 
 /** A way to compute a pass; the backends' names mean the direct form in that backend. */
 export type ConvAlgorithm = ConvBackend | "direct" | "winograd2x2" | "winograd4x4";
 
-/** What the caller or the shape decides: the tile of Winograd's form, or the direct form, in a backend of the caller's if that was named. */
-type Chosen = { readonly tile: WinogradTile } | { readonly tile: null; readonly backend: ConvBackend | undefined };
+/**
+ * What the caller or the shape decides: the tile of Winograd's form, and the convolution in that form (over phases where the stride is 2),
+ * or the direct form, in a backend of the caller's if that was named.
+ */
+type Chosen =
+  | { readonly tile: WinogradTile; readonly phases: ConvShape | null }
+  | { readonly tile: null; readonly backend: ConvBackend | undefined };
 
-/** @throws {ShapeError} when Winograd's form is asked for where there is none. */
-function choose(gpu: Gpu, s: ConvShape, half: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
+/**
+ * @param bare the pass has an epilogue at most on the side that has no phases
+ * @throws {ShapeError} when Winograd's form is asked for where there is none.
+ */
+function choose(gpu: Gpu, s: ConvShape, half: boolean, bare: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
+  const phases = bare ? polyphaseShape(s) : null;
   if (algorithm === undefined) {
-    return { tile: winogradTile(s, half, gpu.limits.maxStorageBufferBindingSize), backend: undefined };
+    const bindable = gpu.limits.maxStorageBufferBindingSize;
+    // Factors of half precision have no F(4x4).
+    if (phases && !half && polyphasePays(s, phases, bindable)) return { tile: 4, phases };
+    const tile = winogradTile(s, half, bindable);
+    return tile === null ? { tile, backend: undefined } : { tile, phases: null };
   }
   if (algorithm === "direct") return { tile: null, backend: undefined };
   if (algorithm !== "winograd2x2" && algorithm !== "winograd4x4") return { tile: null, backend: algorithm };
-  if (!winogradApplies(s)) {
+  if (!winogradApplies(s) && !phases) {
     throw new ShapeError(
       algorithm,
-      `expected a 3x3 convolution of stride and dilation 1, got ${s.kernel.join("x")}, stride ${s.stride.join("x")}`,
+      `expected a convolution of 3x3 and stride 1, or 5x5 or 4x4 and stride 2, got ${s.kernel.join("x")}, stride ${s.stride.join("x")}`,
       "use the direct form",
     );
   }
-  return { tile: algorithm === "winograd2x2" ? 2 : 4 };
+  return { tile: algorithm === "winograd2x2" ? 2 : 4, phases };
 }
 
 /** What the direct form would take for each operation that the chosen one executes. */
-const directShare = ({ tile }: Chosen): number => (tile ? WINOGRAD_FORMS[tile].saves : 1);
+function directShare(s: ConvShape, chosen: Chosen): number {
+  if (!chosen.tile) return 1;
+  const taps = chosen.phases ? (s.kernel[0] * s.kernel[1]) / 36 : 1;
+  return taps * WINOGRAD_FORMS[chosen.tile].saves;
+}
 
 /** Tensors of half precision ask for products of it: rounding the factors loses little more. */
 const halfProducts = (...tensors: readonly Storage[]): boolean => tensors.some((t) => t.half);
@@ -54,7 +72,8 @@ export function convolve(
   algorithm?: ConvAlgorithm,
 ): void {
   const o = { ...options, half: options.half ?? halfProducts(b.src, b.dst) };
-  const chosen = choose(gpu, s, o.half, algorithm);
+  const bare = gatherFlags({ ...b, live: undefined }, options) === 0;
+  const chosen = choose(gpu, s, o.half, direction === "forward" || bare, algorithm);
   const { input, output } = convTensors(s);
   const [read, made] = direction === "forward" ? [input, output] : [output, input];
   const inWindow = (window: ConvWindow) => {
@@ -72,10 +91,15 @@ export function convolve(
         n: ofMask(b.scale.scale, b.scale.n).n,
       },
     };
-    if (chosen.tile) {
+    const { tile } = chosen;
+    if (tile) {
       const products = (shape: ConvShape, v: GatherBuffers, own: GatherOptions) =>
         gather(gpu, shape, "forward", v, own);
-      winogradGather(gpu, chosen.tile, products, window.s, direction, buffers, o);
+      const run = (shape: ConvShape, v: GatherBuffers) => winogradGather(gpu, tile, products, shape, direction, v, o);
+      // Runs of images have phases as the whole has; runs of rows, of tensors too large to be bound, do not come here.
+      const phases = chosen.phases && { ...chosen.phases, n: window.s.n };
+      if (phases) polyphaseGather(gpu, window.s, direction, buffers, (v) => run(phases, v));
+      else run(window.s, buffers);
     } else {
       gather(gpu, window.s, direction, buffers, o, chosen.backend);
     }
@@ -86,14 +110,14 @@ export function convolve(
     direction === "forward" ? "pconvForward" : "pconvBackwardInput",
     plainFlops(s),
     run,
-    directShare(chosen),
+    directShare(s, chosen),
   );
 }
 
 /** Records a weight gradient. */
 export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, algorithm?: ConvAlgorithm): void {
   const half = halfProducts(b.x, b.dy);
-  const chosen = choose(gpu, s, half, algorithm);
+  const chosen = choose(gpu, s, half, true, algorithm);
   const { input, output } = convTensors(s);
   const windows = convWindows(gpu, s, "forward");
   const inWindow = (window: ConvWindow, dw: Storage) => {
@@ -103,18 +127,22 @@ export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, alg
       live: b.live && slabMask(gpu, b.live, output, window.output),
       dw,
     };
-    if (chosen.tile) {
+    const { tile } = chosen;
+    if (tile) {
       const own = { imagePerTap: true, half };
       const products = {
         record: (shape: ConvShape, v: WeightPassBuffers) => weightPass(gpu, shape, v, own),
         skipsEachPixel: (shape: ConvShape) => skipsEachPixel(gpu, shape, own),
       };
-      winogradWeightPass(gpu, chosen.tile, products, window.s, buffers);
+      const run = (shape: ConvShape, v: WeightPassBuffers) => winogradWeightPass(gpu, tile, products, shape, v);
+      const phases = chosen.phases && { ...chosen.phases, n: window.s.n };
+      if (phases) polyphaseWeightPass(gpu, window.s, buffers, (v) => run(phases, v));
+      else run(window.s, buffers);
     } else {
       weightPass(gpu, window.s, buffers, { half }, chosen.backend);
     }
   };
   const entries = s.kernel[0] * s.kernel[1] * vec4s(s.c) * 4 * vec4s(s.k);
   const run = () => sumOfParts(gpu, entries, windows.length, (i, dw) => inWindow(windows[i], dw), b.dw);
-  counted(gpu, "pconvBackwardWeight", plainFlops(s), run, directShare(chosen));
+  counted(gpu, "pconvBackwardWeight", plainFlops(s), run, directShare(s, chosen));
 }

@@ -44,20 +44,26 @@ export const winogradApplies = (s: ConvShape): boolean =>
   s.kernel.every((v) => v === 3) && s.stride.every((v) => v === 1) && s.dilation.every((v) => v === 1);
 
 /**
+ * Whether a form is worth it for this convolution.
+ * @param leastIntensity C K / (C + K) from which on it is
+ * @param bindable bytes that may be bound at once: the transformed weight is, and a row of tiles
+ */
+export function winogradPays(tile: WinogradTile, s: ConvShape, leastIntensity: number, bindable: number): boolean {
+  const [p, q] = convOutputSize("pconvForward", s);
+  const [ty, tx] = tilesOf(tile, p, q);
+  const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
+  const rowTiles = Math.ceil(Math.max(q, s.w) / tile); // of the output, or of the input's gradient
+  const largest = WINOGRAD_FORMS[tile].side ** 2 * 16 * Math.max(4 * c4 * k4, rowTiles * Math.max(c4, k4));
+  return s.n * ty * tx >= LEAST_TILES && (s.c * s.k) / (s.c + s.k) >= leastIntensity && largest <= bindable;
+}
+
+/**
  * The tile's side of the form that is worth it, if any.
  * @param half the products' factors are of half precision
- * @param bindable bytes that may be bound at once: the transformed weight is, and a row of tiles
  */
 export function winogradTile(s: ConvShape, half: boolean, bindable: number): WinogradTile | null {
   if (!winogradApplies(s)) return null;
-  const [p, q] = convOutputSize("pconvForward", s);
-  const pays = (tile: WinogradTile): boolean => {
-    const [ty, tx] = tilesOf(tile, p, q);
-    const [c4, k4] = [vec4s(s.c), vec4s(s.k)];
-    const rowTiles = Math.ceil(Math.max(q, s.w) / tile); // of the output, or of the input's gradient
-    const largest = WINOGRAD_FORMS[tile].side ** 2 * 16 * Math.max(4 * c4 * k4, rowTiles * Math.max(c4, k4));
-    return s.n * ty * tx >= LEAST_TILES && (s.c * s.k) / (s.c + s.k) >= LEAST_INTENSITY[tile] && largest <= bindable;
-  };
+  const pays = (tile: 2 | 4): boolean => winogradPays(tile, s, LEAST_INTENSITY[tile], bindable);
   if (!half && pays(4)) return 4;
   return pays(2) ? 2 : null;
 }
