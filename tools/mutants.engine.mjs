@@ -50,7 +50,7 @@ const passes = [
   },
   {
     name: "skipped tiles take no base",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "if ((p.flags & ${FLAG.based}u) != 0u) { dst",
     replace: "if (p.items == 0u) { dst",
     why: "the composite's features are the truth's there",
@@ -58,7 +58,7 @@ const passes = [
   },
   {
     name: "skipped tiles add up too",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "finished(${value}(), share, channel)",
     replace: "finished(dst[at], share, channel)",
     why: "what the buffer held before is no part of a sum of nothing",
@@ -66,7 +66,7 @@ const passes = [
   },
   {
     name: "accumulation dropped",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "{ sum += dst[at]; }",
     replace: "{ sum += 0.0; }",
     why: "the decoder's two sources add up",
@@ -74,7 +74,7 @@ const passes = [
   },
   {
     name: "ratio of the first pixel for the batch",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "{ at = pixel % p.scalePixels; }",
     replace: "{ at = 0u; }",
     why: "a mask that the batch shares starts again with every image",
@@ -82,7 +82,7 @@ const passes = [
   },
   {
     name: "bias without its share",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "channel.bias * share.y",
     replace: "channel.bias",
     why: "in holes there is no bias",

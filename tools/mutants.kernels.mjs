@@ -10,7 +10,7 @@ export const kernels = [
   },
   {
     name: "ratio dropped",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "total * share.x * channel.gain",
     replace: "total * channel.gain",
     why: "sum(1)/sum(M) of eq. 1",
@@ -18,7 +18,7 @@ export const kernels = [
   },
   {
     name: "folded batch norm without its gain",
-    file: "src/kernels/conv/gather.ts",
+    file: "src/kernels/conv/epilogue.ts",
     find: "total * share.x * channel.gain",
     replace: "total * share.x",
     why: "gamma / sqrt(var + eps) multiplies the sums",

@@ -123,9 +123,17 @@ export const winograd = [
   {
     name: "phases where the input gradient has an epilogue",
     file: "src/kernels/conv/engine.ts",
-    find: "bare ? polyphaseShape(s) : null",
+    find: "phased ? polyphaseShape(s) : null",
     replace: "polyphaseShape(s)",
     why: "nothing of it is done over phases",
+    tests: ["kernels-winograd"],
+  },
+  {
+    name: "phases of a pass in runs of rows",
+    file: "src/kernels/conv/engine.ts",
+    find: "s.output === undefined",
+    replace: "s.n > 0",
+    why: "a run of rows has a padding of its own, which phases do not",
     tests: ["kernels-winograd"],
   },
 ];

@@ -53,7 +53,11 @@ describe("judge", () => {
     const peakMs = flops.needed / peaks.gflops / 1e6;
     expect(verdict(peakMs / 3, peakMs / 3, 1e-6, flops).shareOfPeak).toBeCloseTo(3);
     expect(verdict(peakMs / 4.1, peakMs / 4.1, 1e-6, flops).error).toMatch(/impossible/);
-    const strided = convFlops(SHAPES.get("C")!); // no such form
+    const phases = convFlops(SHAPES.get("C")!); // 36 products of F(4x4) over phases where the form has 16 times 25
+    const phasesMs = phases.needed / peaks.gflops / 1e6;
+    expect(verdict(phasesMs / 2.7, phasesMs / 2.7, 1e-6, phases).shareOfPeak).toBeCloseTo(2.7);
+    expect(verdict(phasesMs / 2.8, phasesMs / 2.8, 1e-6, phases).error).toMatch(/impossible/);
+    const strided = convFlops({ ...SHAPES.get("C")!, kernel: [3, 3] }); // no such form
     expect(verdict(strided.needed / 101e6, strided.needed / 101e6, 1e-6, strided).error).toMatch(/impossible/);
   });
 

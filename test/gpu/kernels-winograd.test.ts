@@ -462,6 +462,47 @@ describe("the choice", () => {
     });
   });
 
+  it("leaves phases where an output that is too large to be bound is made in runs of rows", async () => {
+    const s = shape({ h: 144, w: 144, c: 32, k: 256, ...squareWindow(5, 2, 2) });
+    const pixels = 72 * 72;
+    const limit = pixels * s.k * 4 - 256;
+    expect(polyphasePays(s, polyphaseShape(s)!, limit)).toBe(true);
+    const draw = new Draw(0x70686173);
+    const x = draw.floats(s.h * s.w * s.c);
+    const weight = draw.floats(25 * s.c * s.k);
+    const dy = draw.floats(pixels * s.k);
+    const some = (i: number) => i % 397 === 0;
+    const at = (values: ArrayLike<number>, channels: number, chosen = some) =>
+      Float64Array.from(values, (v, i) => (chosen(Math.floor(i / channels)) ? v : 0));
+    const row = (tap: number, c: number) => some(tap * s.c + c);
+    await withScratch(gpu(), async (t) => {
+      const [src, dyBuffer] = [t.activation(x, s.c), t.activation(dy, s.k)];
+      const from = t.weight(weight, 25, s.c, s.k);
+      const weightT = gpu().alloc(from.bytes, "weightT");
+      const y = t.outActivation("y", pixels, s.k);
+      const dx = t.outActivation("dx", s.h * s.w, s.c);
+      const dw = t.outWeight("dw", 25, s.c, s.k);
+      await withBindingLimit(gpu(), limit, async () => {
+        transposeWeight(gpu(), s, from, weightT);
+        convolve(gpu(), s, "forward", { src, weight: from, dst: y.storage });
+        convolve(gpu(), s, "backwardInput", { src: dyBuffer, weight: weightT, dst: dx.storage });
+        convolveWeight(gpu(), s, { x: src, dy: dyBuffer, dw: dw.storage });
+        await gpu().sync();
+      });
+      const [yGot, dxGot, dwGot] = await t.read(y, dx, dw);
+      gpu().free(weightT);
+      const forward = pconvForwardRef(s, x, weight, undefined, undefined, some);
+      const forwardSize = pconvForwardRef(s, abs(x), abs(weight), undefined, undefined, some);
+      expectClose("y", at(yGot, s.k), forward, rounding(forwardSize), draw.seed);
+      const backward = pconvBackwardInputRef(s, dy, weight, some);
+      const backwardSize = pconvBackwardInputRef(s, abs(dy), abs(weight), some);
+      expectClose("dx", at(dxGot, s.c), backward, rounding(backwardSize), draw.seed);
+      const ofWeight = pconvBackwardWeightRef(s, x, dy, row);
+      const ofWeightSize = pconvBackwardWeightRef(s, abs(x), abs(dy), row);
+      expectClose("dw", at(dwGot, s.k), ofWeight, rounding(ofWeightSize), draw.seed);
+    });
+  });
+
   it("leaves factors of half precision to the form that only adds", () => {
     const s = shape({ c: 256, k: 256, h: 64, w: 64 });
     expect(winogradTile(s, true, BINDABLE)).toBe(2);

@@ -17,9 +17,9 @@ import {
   smallSubgroup,
   type WeightChoice,
 } from "./choice.js";
+import { FLAG } from "./epilogue.js";
 import {
   type Direction,
-  FLAG,
   gatherBuffers,
   type GatherBuffers,
   type GatherKernel,

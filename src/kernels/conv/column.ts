@@ -12,9 +12,9 @@ import { linearGrid, linearMain, workgroupGrid, workgroupId } from "../../gpu/li
 import type { Storage } from "../../gpu/pool.js";
 import type { ConvShape } from "../shape.js";
 import { countGather } from "./flopCounter.js";
+import { FLAG } from "./epilogue.js";
 import {
   type Direction,
-  FLAG,
   GATHER_BINDINGS,
   GATHER_NUMBERING,
   GATHER_PARAMS,

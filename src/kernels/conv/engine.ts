@@ -28,11 +28,11 @@ type Chosen =
   | { readonly tile: null; readonly backend: ConvBackend | undefined };
 
 /**
- * @param bare the pass has an epilogue at most on the side that has no phases
+ * @param phased whether the pass could go over phases: whole images, and no epilogue on the side that has them
  * @throws {ShapeError} when Winograd's form is asked for where there is none.
  */
-function choose(gpu: Gpu, s: ConvShape, half: boolean, bare: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
-  const phases = bare ? polyphaseShape(s) : null;
+function choose(gpu: Gpu, s: ConvShape, half: boolean, phased: boolean, algorithm: ConvAlgorithm | undefined): Chosen {
+  const phases = phased ? polyphaseShape(s) : null;
   if (algorithm === undefined) {
     const bindable = gpu.limits.maxStorageBufferBindingSize;
     // Factors of half precision have no F(4x4).
@@ -62,6 +62,8 @@ function directShare(s: ConvShape, chosen: Chosen): number {
 /** Tensors of half precision ask for products of it: rounding the factors loses little more. */
 const halfProducts = (...tensors: readonly Storage[]): boolean => tensors.some((t) => t.half);
 
+const wholeImages = (windows: readonly ConvWindow[]): boolean => windows.every(({ s }) => s.output === undefined);
+
 /** Records a forward pass or input gradient with its epilogue. */
 export function convolve(
   gpu: Gpu,
@@ -73,7 +75,8 @@ export function convolve(
 ): void {
   const o = { ...options, half: options.half ?? halfProducts(b.src, b.dst) };
   const bare = gatherFlags({ ...b, live: undefined }, options) === 0;
-  const chosen = choose(gpu, s, o.half, direction === "forward" || bare, algorithm);
+  const windows = convWindows(gpu, s, direction);
+  const chosen = choose(gpu, s, o.half, wholeImages(windows) && (direction === "forward" || bare), algorithm);
   const { input, output } = convTensors(s);
   const [read, made] = direction === "forward" ? [input, output] : [output, input];
   const inWindow = (window: ConvWindow) => {
@@ -96,7 +99,6 @@ export function convolve(
       const products = (shape: ConvShape, v: GatherBuffers, own: GatherOptions) =>
         gather(gpu, shape, "forward", v, own);
       const run = (shape: ConvShape, v: GatherBuffers) => winogradGather(gpu, tile, products, shape, direction, v, o);
-      // Runs of images have phases as the whole has; runs of rows, of tensors too large to be bound, do not come here.
       const phases = chosen.phases && { ...chosen.phases, n: window.s.n };
       if (phases) polyphaseGather(gpu, window.s, direction, buffers, (v) => run(phases, v));
       else run(window.s, buffers);
@@ -104,7 +106,7 @@ export function convolve(
       gather(gpu, window.s, direction, buffers, o, chosen.backend);
     }
   };
-  const run = () => convWindows(gpu, s, direction).forEach(inWindow);
+  const run = () => windows.forEach(inWindow);
   counted(
     gpu,
     direction === "forward" ? "pconvForward" : "pconvBackwardInput",
@@ -117,9 +119,9 @@ export function convolve(
 /** Records a weight gradient. */
 export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, algorithm?: ConvAlgorithm): void {
   const half = halfProducts(b.x, b.dy);
-  const chosen = choose(gpu, s, half, true, algorithm);
-  const { input, output } = convTensors(s);
   const windows = convWindows(gpu, s, "forward");
+  const chosen = choose(gpu, s, half, wholeImages(windows), algorithm);
+  const { input, output } = convTensors(s);
   const inWindow = (window: ConvWindow, dw: Storage) => {
     const buffers = {
       x: slabPart(gpu, b.x, input, window.input, input.pixelBytes),

@@ -10,7 +10,8 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearMain } from "../../gpu/linear.js";
-import { epilogue, FLAG, GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
+import { epilogue, FLAG } from "./epilogue.js";
+import { GATHER_PARAMS, GATHER_PRELUDE } from "./gather.js";
 import { range } from "./range.js";
 import { TAPS_OF } from "./taps.js";
 

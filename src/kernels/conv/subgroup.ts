@@ -12,7 +12,8 @@
 import type { Grid } from "../../gpu/gpu.js";
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupGrid, workgroupId } from "../../gpu/linear.js";
-import { DEAD, FLAG, GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
+import { FLAG } from "./epilogue.js";
+import { DEAD, GATHER_BINDINGS, GATHER_PARAMS, GATHER_PRELUDE, type TileSize } from "./gather.js";
 import { range } from "./range.js";
 
 export interface SubgroupSpec {

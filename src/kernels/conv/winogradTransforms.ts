@@ -15,7 +15,8 @@ import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
 import { QUOTIENT } from "../quotient.js";
 import type { PixelMask } from "../slabs.js";
-import { epilogue, FLAG, type GatherBuffers } from "./gather.js";
+import { epilogue, FLAG } from "./epilogue.js";
+import { type GatherBuffers } from "./gather.js";
 import { range } from "./range.js";
 import { linearMap, transposed, unrolled, type WinogradSpec, type WinogradTile } from "./winogradForms.js";
 
