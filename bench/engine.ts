@@ -11,6 +11,6 @@ export const ENGINE_KERNELS: readonly string[] = [
     "winogradWeight",
     "winogradWeightBackward",
   ],
-  ...["spaceToDepth", "depthToSpace", "phaseMask", "phaseWeight", "phaseWeightBackward"],
+  ...["spaceToDepth", "depthToSpace", "phaseMask"],
   ...["gatherCount", "weightCount"], // where operations are counted, which is after the timing
 ];

@@ -107,8 +107,8 @@ export const winograd = [
   {
     name: "phases of 4x4 windows not shifted",
     file: "src/kernels/conv/polyphase.ts",
-    find: "const shift = 2 - PADDING[side];",
-    replace: "const shift = 0;",
+    find: "shift: 2 - PADDING[side]",
+    replace: "shift: 0",
     why: "with padding 1 the window begins at an odd pixel",
     tests: ["kernels-winograd"],
   },
@@ -134,6 +134,14 @@ export const winograd = [
     find: "s.output === undefined",
     replace: "s.n > 0",
     why: "a run of rows has a padding of its own, which phases do not",
+    tests: ["kernels-winograd"],
+  },
+  {
+    name: "weights over phases with the taps of the row below",
+    file: "src/kernels/conv/winogradWeights.ts",
+    find: "y < ${side}u && x < ${side}u",
+    replace: "y < ${side}u",
+    why: "a tap outside the window is no tap of the next row",
     tests: ["kernels-winograd"],
   },
 ];

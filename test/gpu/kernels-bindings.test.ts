@@ -62,8 +62,6 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
     ...combine({ lanes: [8, 16], lanesK: [4, 8], pixels: [16], depth: [3, 4] }),
     ...combine({ lanes: [16], lanesK: [16], pixels: [16], depth: [3, 4] }),
   ],
-  phaseWeight: combine({ side: [4, 5], phased: ["rows", "columns"] }),
-  phaseWeightBackward: combine({ side: [4, 5] }),
   pixelScale: combine({ activated: flags }),
   upWeight: combine({ part: ["low", "skip"], transposed: flags }),
   gatherWorkgroup: Object.values(WORKGROUP_TILES),
@@ -75,10 +73,11 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
   totalVariationBackward: combine({ region: ["all", "inside", "product"] }),
   weightedSum: combine({ both: flags }),
   window: combine({ vectors: flags }),
+  ...Object.fromEntries(["Input", "Output", "Gradient"].map((name) => [`winograd${name}`, combine({ tile: [2, 4] })])),
   ...Object.fromEntries(
-    ["Input", "Output", "Gradient", "Weight", "WeightBackward"].map((name) => [
+    ["Weight", "WeightBackward"].map((name) => [
       `winograd${name}`,
-      combine({ tile: [2, 4] }),
+      combine({ tile: [2, 4], phased: [undefined, { side: 4, shift: 1 }, { side: 5, shift: 0 }] }),
     ]),
   ),
 };

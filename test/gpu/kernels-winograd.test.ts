@@ -182,6 +182,56 @@ describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile)
     });
   });
 
+  it.each([
+    { side: 5, shift: 0 },
+    { side: 4, shift: 1 },
+  ])("of the weight over phases of a window of side $side, turned and back", async (phased) => {
+    const [rows, k] = [4, 8];
+    const weight = draw.floats(phased.side ** 2 * rows * k);
+    const taps = side * side;
+    /** Entry of the whole window for tap (i, j) of a phase, -1 where it has none. */
+    const entry = (i: number, j: number, phase: number, r: number, column: number) => {
+      const [y, x] = [2 * i + (phase >> 1) - phased.shift, 2 * j + (phase & 1) - phased.shift];
+      const inside = [y, x].every((v) => v >= 0 && v < phased.side);
+      return inside ? ((y * phased.side + x) * rows + r) * k + column : -1;
+    };
+    const three = [0, 1, 2];
+    const [u, turned] = [1, 2].map(() => new Float64Array(taps * 4 * rows * k));
+    const du = draw.floats(taps * 4 * rows * k);
+    const dw = new Float64Array(phased.side ** 2 * rows * k);
+    for (let phase = 0; phase < 4; phase++)
+      for (let r = 0; r < rows; r++)
+        for (let column = 0; column < k; column++) {
+          const values = three.map((i) => three.map((j) => weight[entry(i, j, phase, r, column)] ?? 0));
+          const half = values.map((row) => [...row].reverse()).reverse();
+          const ofRows = (phase * rows + r) * k + column;
+          const ofColumns = (r * 4 + phase) * k + column;
+          winogradRef(G, values).flat().forEach((v, t) => (u[t * 4 * rows * k + ofRows] = v)); // prettier-ignore
+          winogradRef(G, half).flat().forEach((v, t) => (turned[t * 4 * rows * k + ofColumns] = v)); // prettier-ignore
+          const gradient = Array.from({ length: side }, (_, i) =>
+            Array.from({ length: side }, (__, j) => du[(i * side + j) * 4 * rows * k + ofRows]),
+          );
+          winogradRef(transposed(G), gradient).forEach((row, i) =>
+            row.forEach((v, j) => {
+              const at = entry(i, j, phase, r, column);
+              if (at >= 0) dw[at] = v;
+            }),
+          );
+        }
+    await withScratch(gpu(), async (t) => {
+      const from = t.activation(weight, k);
+      const outs = [t.outActivation("u", taps * 4 * rows, k), t.outActivation("turned", taps * rows, 4 * k)];
+      winogradWeight(gpu(), { tile, rows: 4 * rows, k4: 2, phased, turned: false }, { w: from, u: outs[0].storage });
+      winogradWeight(gpu(), { tile, rows, k4: 8, phased, turned: true }, { w: from, u: outs[1].storage });
+      const back = t.outActivation("dw", phased.side ** 2 * rows, k);
+      winogradWeightBackward(gpu(), { tile, rows: 4 * rows, k4: 2, phased }, { du: t.activation(du, k), dw: back.storage }); // prettier-ignore
+      const got = await t.read(...outs, back);
+      [u, turned, dw].forEach((want, i) =>
+        expectClose(["u", "turned", "dw"][i], got[i], want, TRANSFORM_ERROR[tile], draw.seed),
+      );
+    });
+  });
+
   it("live tiles are those with a live pixel", async () => {
     const live = draw.mask(n * h * w, 0.9);
     await withScratch(gpu(), async (t) => {
@@ -374,7 +424,7 @@ describe.each(TILES)("passes in Winograd's form of tiles of side %i", (tile) => 
         for (const storage of dirty) gpu().write(storage, new Float32Array(storage.bytes / 4).fill(NaN));
         for (const storage of dirty) gpu().free(storage);
         const dw = t.outWeight("dw", 9, s.c, s.k);
-        winogradWeightPass(gpu(), tile, products, s, { ...buffers, dw: dw.storage });
+        winogradWeightPass(gpu(), { tile }, products, s, { ...buffers, dw: dw.storage });
         expectClose("dw", (await t.read(dw))[0], want, rounding(want.map(() => size), ULPS / 4), draw.seed); // prettier-ignore
       }
     });

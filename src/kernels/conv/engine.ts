@@ -13,7 +13,7 @@ import { type Direction, type GatherBuffers, gatherFlags, type GatherOptions } f
 import { counted, plainFlops } from "./flopCounter.js";
 import { winogradApplies, winogradGather, winogradTile, winogradWeightPass } from "./winograd.js";
 import { WINOGRAD_FORMS, type WinogradTile } from "./winogradForms.js";
-import { polyphaseGather, polyphasePays, polyphaseShape, polyphaseWeightPass } from "./polyphase.js";
+import { phasedWindow, polyphaseGather, polyphasePays, polyphaseShape, polyphaseWeightPass } from "./polyphase.js";
 import { convTensors, convWindows, type ConvWindow } from "./windows.js";
 
 /** A way to compute a pass; the backends' names mean the direct form in that backend. */
@@ -98,8 +98,9 @@ export function convolve(
     if (tile) {
       const products = (shape: ConvShape, v: GatherBuffers, own: GatherOptions) =>
         gather(gpu, shape, "forward", v, own);
-      const run = (shape: ConvShape, v: GatherBuffers) => winogradGather(gpu, tile, products, shape, direction, v, o);
       const phases = chosen.phases && { ...chosen.phases, n: window.s.n };
+      const form = { tile, phased: phases ? phasedWindow(s) : undefined };
+      const run = (shape: ConvShape, v: GatherBuffers) => winogradGather(gpu, form, products, shape, direction, v, o);
       if (phases) polyphaseGather(gpu, window.s, direction, buffers, (v) => run(phases, v));
       else run(window.s, buffers);
     } else {
@@ -136,8 +137,9 @@ export function convolveWeight(gpu: Gpu, s: ConvShape, b: WeightPassBuffers, alg
         record: (shape: ConvShape, v: WeightPassBuffers) => weightPass(gpu, shape, v, own),
         skipsEachPixel: (shape: ConvShape) => skipsEachPixel(gpu, shape, own),
       };
-      const run = (shape: ConvShape, v: WeightPassBuffers) => winogradWeightPass(gpu, tile, products, shape, v);
       const phases = chosen.phases && { ...chosen.phases, n: window.s.n };
+      const form = { tile, phased: phases ? phasedWindow(s) : undefined };
+      const run = (shape: ConvShape, v: WeightPassBuffers) => winogradWeightPass(gpu, form, products, shape, v);
       if (phases) polyphaseWeightPass(gpu, window.s, buffers, (v) => run(phases, v));
       else run(window.s, buffers);
     } else {

@@ -6,15 +6,14 @@
  *   x'[n,Y,X,(a,b),c] = x[n,2Y+a,2X+b,c]        w'[i,j,(a,b),c,k] = w[2i+a-d,2j+b-d,c,k], 0 outside,  d = 2 - padding
  *
  * Why: of 25 multiplications per output and channel pair F(4x4) leaves 9 (36 of a tile of 16 outputs, in each of four phases), of 16 also
- * 9: the encoder's second and third layer, and the decoder's part that is read at half the resolution (`pconvUp.ts`). The rearrangements
- * are exact copies. By measurement on lavapipe, in shares of the direct form's time, forward, dx and dw: 5x5 128->256 at 64x64 .59, .69 and
+ * 9: the encoder's second and third layer, and the decoder's part that is read at half the resolution (`pconvUp.ts`). The activation's
+ * rearrangements are exact copies; w' is never stored (`winogradWeights.ts`). By measurement on lavapipe, in shares of the direct form's time, forward, dx and dw: 5x5 128->256 at 64x64 .59, .69 and
  * .70, 64->128 .72 to .82, 32->64 .7 to 1.0; 4x4 128->256 at 128x128 .78, .90 and .77, 256->512 .81 to .94, 64->128 .8 to 1.0. F(2x2), which
  * leaves 16, takes longer than the direct form everywhere.
  *
  * Source: polyphase decomposition, a standard of signal processing (Vaidyanathan 1993, ch. 4); the combination is ours.
  * Layout: x [N,H,W,C], x' [N,ceil(H/2),ceil(W/2),2,2,C], w [k,k,C,K], w' [3,3,2,2,C,K]; channels padded to 4.
  */
-import type { Derivation } from "../../gpu/derived.js";
 import type { Gpu } from "../../gpu/gpu.js";
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
@@ -26,9 +25,13 @@ import type { PixelMask } from "../slabs.js";
 import type { WeightPassBuffers } from "./backend.js";
 import type { Direction, GatherBuffers } from "./gather.js";
 import { winogradPays } from "./winograd.js";
+import type { PhasedWindow } from "./winogradWeights.js";
 
 /** Paddings by the window's side. */
 const PADDING: Readonly<Record<number, number>> = { 4: 1, 5: 2 };
+
+/** What of a weight's window the phases' 3x3 are. */
+export const phasedWindow = ({ kernel: [side] }: ConvShape): PhasedWindow => ({ side, shift: 2 - PADDING[side] });
 
 /** C K / (C + K) of the convolution over phases from which on F(4x4) of it pays, by the window's side. */
 const LEAST_INTENSITY: Readonly<Record<number, number>> = { 4: 128, 5: 80 };
@@ -130,88 +133,6 @@ ${linearMain(
 `,
 });
 
-/** Entries of the weight over phases: tap (i, j) and phase (a, b), with the tap of the whole weight that they are, null where it has none. */
-const entriesOf = (
-  side: number,
-): readonly { readonly tap: number; readonly phase: number; readonly from: number | null }[] =>
-  range(9).flatMap((tap) =>
-    range(4).map((phase) => {
-      const shift = 2 - PADDING[side];
-      const [i, j] = [2 * Math.floor(tap / 3) + (phase >> 1) - shift, 2 * (tap % 3) + (phase & 1) - shift];
-      const inside = [i, j].every((v) => v >= 0 && v < side);
-      return { tap, phase, from: inside ? i * side + j : null };
-    }),
-  );
-
-export interface PhaseWeightSpec {
-  /** Of the weight's window: 4 or 5. */
-  readonly side: number;
-  /** What the phases are of: the weight's rows (read: forward), or its columns (written: input gradient). */
-  readonly phased: "rows" | "columns";
-}
-
-export const phaseWeightKernel = defineKernel({
-  name: "phaseWeight",
-  params: { rows: "u32", columns4: "u32" },
-  bindings: ["read", "read_write"],
-  wgsl: ({ side, phased }: PhaseWeightSpec) => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> weight: array<vec4f>;         // [side,side,rows,columns]
-@group(0) @binding(2) var<storage, read_write> phases: array<vec4f>;   // [3,3,2,2,rows,columns], or [3,3,rows,2,2,columns]
-${QUOTIENT}
-${linearMain(
-  "p.rows * p.columns4",
-  `  let plane = p.rows * p.columns4;
-  ${
-    phased === "rows"
-      ? `let first = id;
-  let step = plane;`
-      : `let first = id + quotient(id, p.columns4) * 3u * p.columns4;
-  let step = p.columns4;`
-  }
-  ${entriesOf(side)
-    .map(({ tap, phase, from }) => {
-      const value = from === null ? "vec4f()" : `weight[${from}u * plane + id]`;
-      return `phases[${4 * tap}u * plane + ${phase}u * step + first] = ${value};`;
-    })
-    .join("\n  ")}`,
-)}
-`,
-});
-
-export const phaseWeightBackwardKernel = defineKernel({
-  name: "phaseWeightBackward",
-  params: { rows: "u32", columns4: "u32" },
-  bindings: ["read", "read_write"],
-  wgsl: ({ side }: Pick<PhaseWeightSpec, "side">) => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> dphases: array<vec4f>;        // [3,3,2,2,rows,columns]
-@group(0) @binding(2) var<storage, read_write> dw: array<vec4f>;       // [side,side,rows,columns]
-${linearMain(
-  "p.rows * p.columns4",
-  `  let plane = p.rows * p.columns4;
-  ${entriesOf(side)
-    .map(({ tap, phase, from }) =>
-      from === null ? "" : `dw[${from}u * plane + id] = dphases[${4 * tap + phase}u * plane + id];`,
-    )
-    .join("\n  ")}`,
-)}
-`,
-});
-
-/** The weight over phases of a pass in `direction`; that of the input gradient is transposed. */
-export function phaseWeight(gpu: Gpu, s: ConvShape, direction: Direction, weight: Storage): Derivation {
-  const forward = direction === "forward";
-  const [from, to] = forward ? [s.c, s.k] : [s.k, s.c];
-  const params = { rows: 4 * vec4s(from), columns4: vec4s(to) };
-  const values = params.rows * params.columns4;
-  const spec = { side: s.kernel[0], phased: forward ? "rows" : "columns" } as const;
-  return {
-    what: `weight over phases ${direction} ${spec.side} ${from}->${to}`,
-    from: [weight],
-    bytes: 36 * values * 16,
-    make: (phases) => gpu.dispatch(phaseWeightKernel, spec, params, [weight, phases], linearGrid(values)),
-  };
-}
-
 const phasesOf = (gpu: Gpu, s: ConvShape, x: Storage): Storage => {
   const phases = gpu.alloc(4 * phaseValues(s) * 16, "phases");
   gpu.dispatch(spaceToDepthKernel, undefined, phaseParams(s), [x, phases], linearGrid(phaseValues(s)));
@@ -220,7 +141,7 @@ const phasesOf = (gpu: Gpu, s: ConvShape, x: Storage): Storage => {
 
 /**
  * Records a gather pass over phases.
- * @param over the pass that does: a convolution like `polyphaseShape(s)`, with that weight
+ * @param over the pass that does: a convolution like `polyphaseShape(s)`, whose weight is `phasedWindow(s)` of the whole one
  */
 export function polyphaseGather(
   gpu: Gpu,
@@ -229,19 +150,17 @@ export function polyphaseGather(
   b: GatherBuffers,
   over: (b: GatherBuffers) => void,
 ): void {
-  gpu.derived(phaseWeight(gpu, s, direction, b.weight), b.constantWeight ?? false, (weight) => {
-    if (direction === "forward") {
-      const src = phasesOf(gpu, s, b.src);
-      over({ ...b, src, weight });
-      gpu.free(src);
-      return;
-    }
-    const dst = gpu.alloc(4 * phaseValues(s) * 16, "phases");
-    const live = b.live && phaseMask(gpu, s, b.live);
-    over({ src: b.src, weight, dst, live, constantWeight: b.constantWeight });
-    gpu.dispatch(depthToSpaceKernel, undefined, phaseParams(s), [dst, b.dst], linearGrid(phaseValues(s)));
-    for (const storage of [dst, ...(live ? [live.mask] : [])]) gpu.free(storage);
-  });
+  if (direction === "forward") {
+    const src = phasesOf(gpu, s, b.src);
+    over({ ...b, src });
+    gpu.free(src);
+    return;
+  }
+  const dst = gpu.alloc(4 * phaseValues(s) * 16, "phases");
+  const live = b.live && phaseMask(gpu, s, b.live);
+  over({ ...b, dst, live });
+  gpu.dispatch(depthToSpaceKernel, undefined, phaseParams(s), [dst, b.dst], linearGrid(phaseValues(s)));
+  for (const storage of [dst, ...(live ? [live.mask] : [])]) gpu.free(storage);
 }
 
 /** A mask of the input's pixels over phases; the caller frees it. */
@@ -252,18 +171,14 @@ function phaseMask(gpu: Gpu, { h, w }: ConvShape, { mask, n }: PixelMask): Pixel
   return { mask: any, n };
 }
 
-/** Records a weight pass over phases; `over` does that of `polyphaseShape(s)`. */
+/** Records a weight pass over phases; `over` does that of `polyphaseShape(s)`, and writes the gradient as `phasedWindow(s)` of the whole one. */
 export function polyphaseWeightPass(
   gpu: Gpu,
   s: ConvShape,
   b: WeightPassBuffers,
   over: (b: WeightPassBuffers) => void,
 ): void {
-  const params = { rows: 4 * vec4s(s.c), columns4: vec4s(s.k) };
-  const values = params.rows * params.columns4;
   const x = phasesOf(gpu, s, b.x);
-  const dphases = gpu.alloc(36 * values * 16, "dw over phases");
-  over({ ...b, x, dw: dphases });
-  gpu.dispatch(phaseWeightBackwardKernel, { side: s.kernel[0] }, params, [dphases, b.dw], linearGrid(values));
-  for (const storage of [x, dphases]) gpu.free(storage);
+  over({ ...b, x });
+  gpu.free(x);
 }

@@ -20,7 +20,7 @@ import type { WeightPassBuffers } from "./backend.js";
 import { type Direction, type GatherBuffers, gatherFlags, type GatherOptions } from "./gather.js";
 import { WINOGRAD_FORMS, type WinogradTile } from "./winogradForms.js";
 import { type TileRows, winogradGradient, winogradInput, winogradLive, winogradOutput } from "./winogradTransforms.js";
-import { winogradWeight, winogradWeightBackward } from "./winogradWeights.js";
+import { winogradWeight, winogradWeightBackward, type WinogradWeightSpec } from "./winogradWeights.js";
 
 /** Bytes of transformed tiles at a time. */
 const RUN_BYTES = 32 * 2 ** 20;
@@ -108,10 +108,10 @@ function* runs(
   }
 }
 
-/** Records a gather pass in Winograd's form; `weight` is the one that the direct form reads. */
+/** Records a gather pass in Winograd's form; `weight` is the one that the direct form reads, of `phased` windows that of all phases. */
 export function winogradGather(
   gpu: Gpu,
-  tile: WinogradTile,
+  { tile, phased }: WinogradWeightSpec,
   products: GatherProducts,
   s: ConvShape,
   direction: Direction,
@@ -158,9 +158,9 @@ export function winogradGather(
     );
     for (const storage of [v, m, ...(live ? [live] : [])]) gpu.free(storage);
   };
-  const form = { tile, rows: 4 * c4, k4, turned: !forward };
+  const form = { tile, rows: 4 * c4, k4, phased, turned: !forward };
   const transformed = {
-    what: `Winograd weight ${tile} ${form.rows}x${k4} ${form.turned}`,
+    what: `Winograd weight ${JSON.stringify(form)}`,
     from: [b.weight],
     bytes: matrices * form.rows * k4 * 16,
     make: (u: Storage) => winogradWeight(gpu, form, { w: b.weight, u }),
@@ -173,7 +173,7 @@ export function winogradGather(
 /** Records a weight pass in Winograd's form. */
 export function winogradWeightPass(
   gpu: Gpu,
-  tile: WinogradTile,
+  { tile, phased }: WinogradWeightSpec,
   products: WeightProducts,
   s: ConvShape,
   b: WeightPassBuffers,
@@ -200,6 +200,6 @@ export function winogradWeightPass(
   };
   const du = gpu.alloc(entries * 16, "winograd dU");
   sumOfParts(gpu, entries, list.length, (i, to) => ofRun(list[i], to), du);
-  winogradWeightBackward(gpu, { tile, rows: 4 * c4, k4 }, { du, dw: b.dw });
+  winogradWeightBackward(gpu, { tile, rows: 4 * c4, k4, phased }, { du, dw: b.dw });
   gpu.free(du);
 }
