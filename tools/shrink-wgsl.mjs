@@ -1,4 +1,4 @@
-// Leaves comments and indentation out of the kernels' WGSL, which no bundler's minifier looks into: `npm run build` does so in dist/, the
+// Leaves comments, indentation and needless spaces out of the kernels' WGSL, which no bundler's minifier looks into: `npm run build` does so in dist/, the
 // page's build in its bundle. Lines stay lines, so that source maps and the lines of WGSL's compile errors still hold.
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -14,8 +14,18 @@ export const WITH_WGSL = /\/src\/(kernels|gpu)\/.*\.[jt]s$/;
 const shrink = (piece) =>
   piece
     // A comment without its end in this piece goes on behind an expression: it stays.
+    .replace(/\/\*(?:(?!\*\/)[^])*\*\//g, (comment) => comment.replace(/[^\n]/g, ""))
     .replace(/[ \t]*\/\/[^\n]*(?=\n)/g, "")
-    .replace(/[ \t]*\n[ \t]*/g, "\n");
+    .replace(/[ \t]*\n[ \t]*/g, "\n")
+    .replace(/[^\n]+/g, (line) => (line.includes("//") ? line : withoutSpaces(line)));
+
+/**
+ * Spaces stand where two words, or two signs, would become one without them, around < and >, which are brackets or not by what is near them,
+ * and where an expression of the template begins or ends.
+ * @param {string} line
+ */
+const withoutSpaces = (line) =>
+  line.replace(/(?<=[\w)\]}]) (?=[-+*/%=(){},;:|&])|(?<=[-+*/%=(){},;:|&]) (?=[\w(@])/g, "");
 
 /** See shrink-wgsl.d.mts. */
 export function shrinkTemplates(source, file) {
