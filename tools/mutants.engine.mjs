@@ -265,7 +265,7 @@ const passes = [
     find: "q += u32(i32(floor(f32(i32(a - q * b)) * inverse)));",
     replace: "",
     why: "float32 has 24 bits",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "quotient without its last correction",
@@ -273,7 +273,7 @@ const passes = [
     find: " - select(0u, 1u, rest < 0)",
     replace: "",
     why: "the estimate may be one too many",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "skipped tiles counted as computed",

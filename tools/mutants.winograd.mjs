@@ -30,7 +30,7 @@ export const winograd = [
     find: "`let d_${i}_${j} = source(n, y0 + ${i}, x0 + ${j}, c);`",
     replace: "`let d_${i}_${j} = source(n, y0 + ${j}, x0 + ${i}, c);`",
     why: "V is B' d B, not its transpose",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "Winograd's tiles wrap at the right border",
@@ -38,7 +38,7 @@ export const winograd = [
     find: "let inside = u32(y) < p.h && u32(column) < p.w;",
     replace: "let inside = u32(y) < p.h;",
     why: "outside the image x counts as 0",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "Winograd stores beyond the last column",
@@ -46,7 +46,7 @@ export const winograd = [
     find: "if (y >= p.h || x >= p.w) { return; }",
     replace: "if (y >= p.h) { return; }",
     why: "odd sizes end in half a tile",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "Winograd's live tiles look at their first row",
@@ -54,7 +54,7 @@ export const winograd = [
     find: "let end_y = min(p.tile * ty + p.tile, p.h);",
     replace: "let end_y = p.tile * ty + 1u;",
     why: "a tile is computed if any of its pixels is wanted",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "Winograd's tiles called whole by the scale alone",
@@ -62,7 +62,7 @@ export const winograd = [
     find: "scale[scale_image + at] == 1.0 && of_bias == 1.0",
     replace: "scale[scale_image + at] == 1.0",
     why: "the bias has a scale of its own",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "Winograd's weight not turned",
@@ -86,7 +86,7 @@ export const winograd = [
     find: "zeros = zeros && of_bias == 0.0;",
     replace: "zeros = zeros && (of_bias == 0.0 || at % 2u == 1u);",
     why: "PConv-Keras has the bias in holes too",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "Winograd's dead tiles take the bias of live ones",
@@ -94,7 +94,7 @@ export const winograd = [
     find: "select(vec2f(), vec2f(1.0), scales == ${SCALES.ones})",
     replace: "vec2f(1.0)",
     why: "where nothing was valid there is no bias",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
     name: "phases of odd sizes take what is behind the last column",
@@ -142,6 +142,6 @@ export const winograd = [
     find: "y < ${side}u && x < ${side}u",
     replace: "y < ${side}u",
     why: "a tap outside the window is no tap of the next row",
-    tests: ["kernels-winograd"],
+    tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
 ];

@@ -14,7 +14,10 @@ import type {} from "./kernels/run.js";
 import { serve, type Site } from "./serve.js";
 
 /** Least number of cases of each file: a page that runs nothing must not pass. */
-const FILES = { mask: 19, conv: 200, norm: 12, elementwise: 19, loss: 12, adam: 2 };
+const FILES = {
+  ...{ mask: 19, conv: 200, winograd: 30, winogradTransforms: 15, up: 19, liveOrder: 5, liveRows: 2, harmonic: 3 },
+  ...{ norm: 12, elementwise: 19, loss: 12, adam: 2 },
+};
 
 const inBrowser: Plugin = {
   name: "in-browser",

@@ -10,6 +10,12 @@ export interface Report {
 const files: Record<string, () => Promise<unknown>> = {
   mask: () => import("../../gpu/kernels-mask.test.js"),
   conv: () => import("../../gpu/kernels-conv.test.js"),
+  winograd: () => import("../../gpu/kernels-winograd.test.js"),
+  winogradTransforms: () => import("../../gpu/kernels-winogradTransforms.test.js"),
+  up: () => import("../../gpu/kernels-up.test.js"),
+  liveOrder: () => import("../../gpu/kernels-liveOrder.test.js"),
+  liveRows: () => import("../../gpu/kernels-liveRows.test.js"),
+  harmonic: () => import("../../gpu/kernels-harmonic.test.js"),
   norm: () => import("../../gpu/kernels-norm.test.js"),
   elementwise: () => import("../../gpu/kernels-elementwise.test.js"),
   loss: () => import("../../gpu/kernels-loss.test.js"),

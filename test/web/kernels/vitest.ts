@@ -62,6 +62,10 @@ export function expect(actual: unknown) {
     toBe: (want: unknown) => check(Object.is(actual, want), actual, `to be ${show(want)}`),
     toBeNull: () => check(actual === null, actual, "to be null"),
     toBeGreaterThanOrEqual: (least: number) => check((actual as number) >= least, actual, `to be at least ${least}`),
+    toBeLessThan: (limit: number) => check((actual as number) < limit, actual, `to be below ${limit}`),
+    toBeCloseTo: (want: number, digits = 2) =>
+      check(Math.abs((actual as number) - want) < 10 ** -digits / 2, actual, `to be close to ${want}`),
+    toContain: (want: unknown) => check((actual as unknown[]).includes(want), actual, `to contain ${show(want)}`),
     toEqual: (want: unknown) => check(show(actual) === show(want), actual, `to equal ${show(want)}`),
     toThrow: (want: string | RegExp | (new (...args: never[]) => Error)) => {
       let thrown: unknown;
