@@ -5,7 +5,8 @@
  * names, others with their folder. `only`, where it is given, is part of the names of the tests in them that are run: long files
  * would take minutes for each mutant.
  */
-import { engine } from "./mutants.engine.mjs";
+import { conv } from "./mutants.conv.mjs";
+import { layers } from "./mutants.layers.mjs";
 import { kernels } from "./mutants.kernels.mjs";
 import { memory } from "./mutants.memory.mjs";
 import { parallel } from "./mutants.parallel.mjs";
@@ -264,7 +265,8 @@ const loss = [
 
 export const MUTANTS = [
   ...kernels,
-  ...engine,
+  ...conv,
+  ...layers,
   ...winograd,
   ...memory,
   ...autograd,
