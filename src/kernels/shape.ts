@@ -39,23 +39,27 @@ export const squareWindow = (kernel: number, stride = 1, padding = 0) =>
     dilation: [1, 1],
   }) as const satisfies Partial<ConvShape>;
 
+/** Runs for every convolution of every step: nothing is allocated. */
+function checkPositive(where: string, name: string, value: number): void {
+  if (Number.isInteger(value) && value >= 1) return;
+  throw new ShapeError(
+    where,
+    `expected ${name} to be a positive integer, got ${value}`,
+    `pass a ${name} of at least 1`,
+  );
+}
+
 /**
  * Output height and width of a convolution.
  * @throws {ShapeError} when a size is not a positive integer or the window does not fit the padded input.
  */
 export function convOutputSize(where: string, s: ConvShape): readonly [p: number, q: number] {
-  const positive = { n: s.n, h: s.h, w: s.w, c: s.c, k: s.k, kernel: s.kernel, stride: s.stride, dilation: s.dilation };
-  for (const [name, value] of Object.entries(positive)) {
-    for (const v of [value].flat()) {
-      if (!Number.isInteger(v) || v < 1) {
-        throw new ShapeError(
-          where,
-          `expected ${name} to be a positive integer, got ${v}`,
-          `pass a ${name} of at least 1`,
-        );
-      }
-    }
-  }
+  checkPositive(where, "n", s.n);
+  checkPositive(where, "h", s.h);
+  checkPositive(where, "w", s.w);
+  checkPositive(where, "c", s.c);
+  checkPositive(where, "k", s.k);
+  for (const name of ["kernel", "stride", "dilation"] as const) for (const v of s[name]) checkPositive(where, name, v);
   if (s.output) return s.output; // its padding may have either sign
   if (s.padding.some((v) => !Number.isInteger(v) || v < 0)) {
     throw new ShapeError(where, `expected padding of integers >= 0, got ${s.padding.join("x")}`, "pass padding >= 0");
