@@ -25,7 +25,7 @@ const shrink = (piece) =>
  * @param {string} line
  */
 const withoutSpaces = (line) =>
-  line.replace(/(?<=[\w)\]}]) (?=[-+*/%=(){},;:|&])|(?<=[-+*/%=(){},;:|&]) (?=[\w(@])/g, "");
+  line.replace(/(?<=[\w)\]}]) (?=[-+*/%=(){},;:|&])|(?<=[-+*/%=(){},;:|&]) (?=[\w(@}])/g, "");
 
 /** See shrink-wgsl.d.mts. */
 export function shrinkTemplates(source, file) {
@@ -42,8 +42,10 @@ export function shrinkTemplates(source, file) {
   for (const piece of pieces.sort((a, b) => a.getStart(tree) - b.getStart(tree))) {
     const [start, end] = [piece.getStart(tree), piece.getEnd()];
     const text = source.slice(start, end);
-    // Those of one line are messages and fragments.
-    shrunk += source.slice(at, start) + (text.includes("\n") ? shrink(text) : text);
+    // Those of one line are messages and fragments. What begins and ends a piece is no WGSL: ` or }, and ` or ${.
+    const last = text.length - (text.endsWith("${") ? 2 : 1);
+    const inner = text.slice(1, last);
+    shrunk += source.slice(at, start + 1) + (text.includes("\n") ? shrink(inner) : inner) + text.slice(last);
     at = end;
   }
   return shrunk + source.slice(at);

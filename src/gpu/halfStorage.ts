@@ -74,7 +74,9 @@ export function withHalfBindings(source: string, bindings: readonly number[]): s
   const buffers = new Map<string, HalfBuffer>();
   let text = withoutComments(source);
   for (const binding of bindings) {
-    const declaration = new RegExp(`(@binding\\(${binding}\\) var<storage, \\w+> (\\w+): array<)(vec4f|vec2f|f32)(>;)`);
+    const declaration = new RegExp(
+      `(@binding\\(${binding}\\)\\s*var<storage,\\s*\\w+>\\s*(\\w+)\\s*:\\s*array<)(vec4f|vec2f|f32)(>;)`,
+    );
     const found = declaration.exec(text);
     if (!found) throw new Error(`half storage: binding ${binding} is no array of vec4f, vec2f or f32`);
     const [, , name] = found;

@@ -4,6 +4,7 @@ import { withHalfBindings } from "../../src/gpu/halfStorage.js";
 import { kernelSource } from "../../src/gpu/kernel.js";
 import { batchNormForwardKernel } from "../../src/kernels/batchNorm.js";
 import { gatherSubgroupKernel } from "../../src/kernels/conv/subgroup.js";
+import { shrinkTemplates } from "../../tools/shrink-wgsl.mjs";
 
 const declared = (y: string) => `@group(0) @binding(1) var<storage, read> x: array<vec4f>;
 @group(0) @binding(2) var<storage, read> at: array<f32>;
@@ -29,6 +30,14 @@ describe("withHalfBindings", () => {
     expect(withHalfBindings(declared("vec4f"), [2, 3])).toBe(
       declared("vec4h").replace("at: array<f32>", "at: array<f16>"),
     );
+  });
+
+  it("reads kernels as they are shipped too, without the spaces that mean nothing", () => {
+    const source = `${declared("vec4f")}fn f() {\n  y[2u * id] = x[id] + at[id];\n  y[id] += x[id];\n}\n`;
+    const shipped = shrinkTemplates(`\`${source}\``, "kernel.ts").slice(1, -1);
+    expect(shipped).not.toBe(source);
+    const plain = (text: string) => text.replace(/\s/g, "");
+    expect(plain(withHalfBindings(shipped, [1, 3]))).toBe(plain(withHalfBindings(source, [1, 3])));
   });
 
   it("enables f16 once, and before every declaration", () => {
