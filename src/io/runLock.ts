@@ -9,7 +9,7 @@
 import { execFileSync } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { readFileSync, readlinkSync, rmSync } from "node:fs";
-import { link, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { link, open, readFile, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
@@ -20,6 +20,8 @@ export const LOCK = "run.lock";
 const BEAT_SECONDS = 10;
 /** Long beside a beat: a network drive may stall, and a process that compiles kernels does nothing else for seconds. */
 const SILENT_SECONDS = 180;
+/** Between two looks at a lock that another process is removing. */
+const TURN_MS = 20;
 /** Characters; hosts' names have at most 253. */
 const MAX_WORD = 300;
 
@@ -155,7 +157,7 @@ export class RunLock {
             `wait for it or stop it; remove ${path} if it has ended`,
           );
         }
-        await remove(path, found[0]);
+        if (!(await remove(dir, path, found[0]))) await new Promise((done) => setTimeout(done, TURN_MS));
       }
     } catch (cause) {
       throw fileError(path, "write", cause);
@@ -237,15 +239,28 @@ async function createWithoutLinks(path: string, text: string): Promise<boolean> 
   return file !== null;
 }
 
-/** Removes the lock with this text; one that somebody else has made meanwhile is put back. */
-async function remove(path: string, text: string): Promise<void> {
-  const aside = `${path}.${randomUUID()}.partial`;
-  try {
-    await rename(path, aside);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return;
+/**
+ * Removes the lock with this text. One process at a time does: with two, the second could take away what the first has made in its place.
+ * @returns false where another is at it
+ */
+async function remove(dir: string, path: string, text: string): Promise<boolean> {
+  const turn = `${path}.removal.partial`;
+  const mine = await open(turn, "wx").catch((cause: unknown) => {
+    if ((cause as NodeJS.ErrnoException).code === "EEXIST") return null;
     throw cause;
+  });
+  if (!mine) {
+    // It lasts for milliseconds, unless a process is killed in them.
+    const made = await stat(turn).catch(() => null);
+    if (made && (await silence(dir, made.mtimeMs)) > SILENT_SECONDS) await rm(turn, { force: true });
+    return false;
   }
-  if ((await readFile(aside, "utf8")) !== text) await link(aside, path).catch(() => undefined);
-  await rm(aside, { force: true });
+  try {
+    await mine.close();
+    // What stands there now cannot become another's: nobody makes a lock where there is one.
+    if ((await readFile(path, "utf8").catch(() => null)) === text) await rm(path, { force: true });
+    return true;
+  } finally {
+    await rm(turn, { force: true });
+  }
 }
