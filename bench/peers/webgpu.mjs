@@ -1,12 +1,26 @@
 /**
  * `navigator.gpu` on Node for frameworks written for browsers: through Dawn, on the adapter that pconv-webgpu would take.
+ * They wait as it does, without spinning: the ratio is to be the kernels', not that of a core that the adapter lost to polling.
  * Validation errors, which Dawn only prints, make the next `check` throw: what did not run must not be timed.
  */
 import { create, globals } from "webgpu";
+import { withoutSpinning } from "../../dist/src/gpu/dawnEvents.js";
 import { enableCachedSwiftShader, hasVulkanLoader } from "../../tools/software-adapter.mjs";
 
 if (!hasVulkanLoader()) enableCachedSwiftShader(); // as pconv-webgpu does, before Dawn looks
 Object.assign(globalThis, globals);
+for (const [type, names] of [
+  [globals.GPUBuffer, ["mapAsync"]],
+  [globals.GPUQueue, ["onSubmittedWorkDone"]],
+  [globals.GPUDevice, ["createComputePipelineAsync", "popErrorScope"]],
+]) {
+  for (const name of names) {
+    const original = type.prototype[name];
+    type.prototype[name] = function (...args) {
+      return withoutSpinning(() => original.apply(this, args));
+    };
+  }
+}
 const gpu = create([]);
 let adapterName = null;
 let failure = null;

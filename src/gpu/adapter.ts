@@ -1,7 +1,7 @@
 /** Opening a device on an adapter that somebody found: the part that Node and browsers share. */
 import { GpuError } from "../errors.js";
 import type { AdapterSummary } from "./adapterSummary.js";
-import { Gpu } from "./gpu.js";
+import { type Asking, Gpu } from "./gpu.js";
 
 /** Feature of WGSL's matrix units; experimental, and not among the types of WebGPU. */
 export const MATRIX_FEATURE = "chromium-experimental-subgroup-matrix";
@@ -36,8 +36,9 @@ export function summarize(adapter: GPUAdapter): AdapterSummary {
 /**
  * Asks for a device with everything this library can use, at the adapter's own limits.
  * @param memoryLimit bytes that all buffers together may have
+ * @param asking how promises of the device are waited for, if not by calling it alone
  */
-export async function openDevice(adapter: GPUAdapter, memoryLimit = Infinity): Promise<Gpu> {
+export async function openDevice(adapter: GPUAdapter, memoryLimit = Infinity, asking?: Asking): Promise<Gpu> {
   const summary = summarize(adapter);
   // The null backend compiles kernels and runs nothing: every result would be zeros.
   if (/null backend/i.test(`${summary.vendor} ${adapter.info.device} ${summary.description}`)) {
@@ -56,5 +57,5 @@ export async function openDevice(adapter: GPUAdapter, memoryLimit = Infinity): P
       maxComputeWorkgroupSizeX: limit("maxComputeWorkgroupSizeX"),
     },
   });
-  return new Gpu(device, summary, memoryLimit);
+  return new Gpu(device, summary, memoryLimit, asking);
 }

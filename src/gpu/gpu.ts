@@ -21,6 +21,9 @@ import type { DispatchTimer } from "./timing.js";
 /** Number of workgroups in x, y and z. */
 export type Grid = readonly [x: number, y?: number, z?: number];
 
+/** How the device is asked for a promise, where that takes more than calling it: `dawnEvents.ts`. */
+export type Asking = <T>(ask: () => Promise<T>) => Promise<T>;
+
 /** Uniform slots per submit; when they are used up the recorder submits by itself. */
 const UNIFORM_SLOTS = 4096;
 const UNIFORM_STRIDE = 256; // the largest minUniformBufferOffsetAlignment that WebGPU allows
@@ -54,11 +57,13 @@ export class Gpu {
     readonly adapter: AdapterSummary,
     /** Bytes that all buffers together may have. */
     memoryLimit = Infinity,
+    /** Starts and awaits what the device promises. */
+    readonly asking: Asking = (ask) => ask(),
   ) {
     this.limits = device.limits;
     this.pool = new BufferPool(device, memoryLimit);
     this.pipelines = new PipelineCache(device);
-    this.readback = new Readback(device);
+    this.readback = new Readback(device, asking);
     this.uniforms = device.createBuffer({
       label: "uniforms",
       size: this.uniformBytes.byteLength,
@@ -362,8 +367,13 @@ export class Gpu {
     this.flush();
     await this.order.passed();
     this.check();
-    await this.device.queue.onSubmittedWorkDone();
+    await this.workDone();
     this.check();
+  }
+
+  /** Resolves when what was submitted so far has run; submits and checks nothing. */
+  async workDone(): Promise<void> {
+    await this.asking(() => this.device.queue.onSubmittedWorkDone());
   }
 
   /** Destroys idle buffers; none while commands wait, which may use them. */

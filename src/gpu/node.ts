@@ -3,6 +3,7 @@ import { totalmem } from "node:os";
 import { create, globals } from "webgpu";
 import { GpuError } from "../errors.js";
 import { openDevice, summarize } from "./adapter.js";
+import { withoutSpinning } from "./dawnEvents.js";
 import type { Gpu } from "./gpu.js";
 import { adapterHelp, enableCachedSwiftShader, hasVulkanLoader } from "./softwareAdapter.js";
 
@@ -65,5 +66,5 @@ export async function openGpu(options: OpenOptions = {}): Promise<Gpu> {
   let adapter = await findAdapter(flags);
   if (!adapter && enableCachedSwiftShader()) adapter = await findAdapter(flags);
   if (!adapter) throw new GpuError("openGpu", "expected a WebGPU adapter, got none", adapterHelp());
-  return openDevice(adapter, options.memoryLimit ?? memoryLimit(adapter));
+  return openDevice(adapter, options.memoryLimit ?? memoryLimit(adapter), withoutSpinning);
 }

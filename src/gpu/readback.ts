@@ -1,8 +1,13 @@
+import type { Asking } from "./gpu.js";
+
 /** Buffers through which results come back to the host, reused by size. */
 export class Readback {
   private readonly idle = new Map<number, GPUBuffer[]>();
 
-  constructor(private readonly device: GPUDevice) {}
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly asking: Asking,
+  ) {}
 
   /** A buffer to copy at least `bytes` bytes into. */
   take(bytes: number): GPUBuffer {
@@ -15,7 +20,7 @@ export class Readback {
 
   /** Waits for what was submitted, and takes the buffer back. @returns a copy of its first `bytes` bytes */
   async contents(buffer: GPUBuffer, bytes: number): Promise<ArrayBuffer> {
-    await buffer.mapAsync(GPUMapMode.READ, 0, bytes);
+    await this.asking(() => buffer.mapAsync(GPUMapMode.READ, 0, bytes));
     const copy = buffer.getMappedRange(0, bytes).slice(0);
     buffer.unmap();
     const list = this.idle.get(buffer.size);

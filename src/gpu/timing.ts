@@ -5,7 +5,7 @@
  * takes the time at its beginning and end. Passes cost a little: the sum is an upper bound of what the same dispatches
  * take in one pass. Without the feature only the whole is timed, by the wall clock.
  */
-import type { Gpu } from "./gpu.js";
+import type { Asking, Gpu } from "./gpu.js";
 
 /** Queries a set may hold, by the WebGPU specification; two a dispatch. */
 const SET_SIZE = 4096;
@@ -36,7 +36,10 @@ export class DispatchTimer {
   private readonly sets: GPUQuerySet[] = [];
   private readonly timestamps: boolean;
 
-  constructor(private readonly device: GPUDevice) {
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly asking: Asking,
+  ) {
     this.timestamps = device.features.has("timestamp-query");
   }
 
@@ -69,7 +72,7 @@ export class DispatchTimer {
       });
       encoder.copyBufferToBuffer(resolved, 0, readable, 0, count * 8);
       device.queue.submit([encoder.finish()]);
-      await readable.mapAsync(GPUMapMode.READ, 0, count * 8);
+      await this.asking(() => readable.mapAsync(GPUMapMode.READ, 0, count * 8));
       const times = new BigInt64Array(readable.getMappedRange(0, count * 8));
       // A device may restart its clock, and then the difference of one dispatch means nothing.
       return this.names.map((_, i) => Math.max(0, Number(times[2 * i + 1] - times[2 * i])));
@@ -104,7 +107,7 @@ export class DispatchTimer {
 export async function profile(gpu: Gpu, run: () => void | Promise<void>): Promise<Profile> {
   if (gpu.timer) throw new Error("profile: this GPU is being profiled already");
   await gpu.sync();
-  const timer = new DispatchTimer(gpu.device);
+  const timer = new DispatchTimer(gpu.device, gpu.asking);
   gpu.timer = timer;
   try {
     const started = performance.now();

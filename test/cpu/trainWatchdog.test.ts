@@ -9,8 +9,8 @@ afterEach(() => void vi.useRealTimers());
 /** A device whose answers the test gives. */
 function watched(seconds: number) {
   const questions: (() => void)[] = [];
-  const onSubmittedWorkDone = () => new Promise<void>((resolve) => questions.push(resolve));
-  const dog = new Watchdog({ device: { queue: { onSubmittedWorkDone } } } as unknown as Gpu, seconds);
+  const workDone = () => new Promise<void>((resolve) => questions.push(resolve));
+  const dog = new Watchdog({ workDone } as unknown as Gpu, seconds);
   let error: unknown = null;
   dog.hung.catch((e: unknown) => (error = e));
   return { dog, questions, hung: () => error };

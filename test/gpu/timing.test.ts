@@ -62,7 +62,7 @@ describe("profile", () => {
 
   it("only counts on a device without timestamps", async () => {
     const adapter = { features: new Set<string>() } as unknown as GPUDevice;
-    const timer = new DispatchTimer(adapter);
+    const timer = new DispatchTimer(adapter, (ask) => ask());
     expect(timer.next("a")).toEqual({ label: "a" });
     timer.next("b");
     timer.next("b");

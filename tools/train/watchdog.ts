@@ -42,7 +42,7 @@ export class Watchdog {
         if (waiting === question) waiting = null;
       };
       // A lost device answers by an error; that is found elsewhere.
-      gpu.device.queue.onSubmittedWorkDone().then(answered, answered);
+      gpu.workDone().then(answered, answered);
     };
     if (seconds > 0) this.timer = setInterval(look, (seconds / LOOKS) * 1000).unref();
   }
