@@ -276,6 +276,14 @@ export const conv = [
     tests: ["kernels-winogradTransforms", "kernels-winograd"],
   },
   {
+    name: "tiles counted as if each were a workgroup's first",
+    file: "src/kernels/conv/flopCounter.ts",
+    find: "{ ...params, inTurn: 1, tilePixels, slot }",
+    replace: "{ ...params, tilePixels, slot }",
+    why: "what is claimed to be saved is what is counted",
+    tests: ["flopCounter"],
+  },
+  {
     name: "skipped tiles counted as computed",
     file: "src/kernels/conv/flopCounter.ts",
     find: "if (!any) { return; }\n  var rows",

@@ -4,6 +4,7 @@ import { availableBackends } from "../../src/kernels/conv/backend.js";
 import { smallSubgroup } from "../../src/kernels/conv/choice.js";
 import { columnSpec, launchColumns } from "../../src/kernels/conv/column.js";
 import { type Flops, FlopCounter } from "../../src/kernels/conv/flopCounter.js";
+import { gatherParams, type TileSize } from "../../src/kernels/conv/gather.js";
 import { gramBackward, gramForward } from "../../src/kernels/gram.js";
 import { pconvBackwardInput } from "../../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight } from "../../src/kernels/pconvBackwardWeight.js";
@@ -224,6 +225,25 @@ describe("with a mask", () => {
       for (let row = 0; row < 13; row++) live4 += inLiveTiles(mask.subarray(row * 10, row * 10 + 10), 10, 4);
       expect(totals.get("pconvBackwardWeight")!.needed).toBe(each * 2 * live4);
       expect(totals.get("pconvForward")!.needed).toBeLessThan(each * pixels);
+    });
+  });
+
+  it("so they are where a workgroup computes several", async ({ skip }) => {
+    if (!availableBackends(gpu()).includes("subgroup")) skip();
+    const large: ConvShape = { ...s, n: 1, h: 96, w: 96, c: 4, k: 64 };
+    const count = 96 * 96;
+    const tile: TileSize = { pixels: 16, channels4: gpu().adapter.subgroupSize!, inTurn: true, grid: () => [1] };
+    const draw = new Draw(2712);
+    const mask = draw.mask(count, 0.4);
+    await withScratch(gpu(), async (t) => {
+      const [x, weight, y] = [zeros(t, count, 4), zeros(t, 36, 64), zeros(t, count, 64)];
+      const live = { mask: t.floats(mask), n: 1 };
+      const launched = gatherParams(large, "forward", tile, { src: x, weight, dst: y, live });
+      expect(launched.inTurn).toBeGreaterThan(1);
+      pconvForward(gpu(), large, { x, weight, y, live }, "subgroup");
+      const alive = mask.reduce((sum, v) => sum + Number(v !== 0), 0);
+      const needed = 2 * 4 * 64 * 9 * Math.ceil(alive / 16) * 16;
+      expect((await only("pconvForward")).needed, draw.seed).toBe(needed);
     });
   });
 

@@ -203,7 +203,8 @@ export function countGather(
 export function countTiles(gpu: Gpu, params: ReturnType<typeof gatherParams>, tilePixels: number, order: Storage) {
   return (counts: Storage, slot: number): void => {
     const grid = linearGrid(params.items / params.tilesK);
-    gpu.dispatch(gatherCountKernel, undefined, { ...params, tilePixels, slot }, [order, counts], grid);
+    const each = { ...params, inTurn: 1, tilePixels, slot }; // an invocation counts one tile
+    gpu.dispatch(gatherCountKernel, undefined, each, [order, counts], grid);
   };
 }
 
