@@ -260,22 +260,6 @@ export const conv = [
     tests: ["kernels-elementwise"],
   },
   {
-    name: "quotient without its second estimate",
-    file: "src/kernels/quotient.ts",
-    find: "q += u32(i32(floor(f32(i32(a - q * b)) * inverse)));",
-    replace: "",
-    why: "float32 has 24 bits",
-    tests: ["kernels-winogradTransforms", "kernels-winograd"],
-  },
-  {
-    name: "quotient without its last correction",
-    file: "src/kernels/quotient.ts",
-    find: " - select(0u, 1u, rest < 0)",
-    replace: "",
-    why: "the estimate may be one too many",
-    tests: ["kernels-winogradTransforms", "kernels-winograd"],
-  },
-  {
     name: "tiles counted as if each were a workgroup's first",
     file: "src/kernels/conv/flopCounter.ts",
     find: "{ ...params, inTurn: 1, tilePixels, slot }",

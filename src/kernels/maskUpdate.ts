@@ -22,7 +22,6 @@ import type { Gpu } from "../gpu/gpu.js";
 import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { range } from "./conv/range.js";
-import { QUOTIENT } from "./quotient.js";
 import { CONV_PARAMS, convOutputSize, convParams, type ConvShape } from "./shape.js";
 
 /** Which implementation's layer: they differ in ratio, mask update and what the bias does in holes. */
@@ -67,7 +66,6 @@ export const maskUpdateKernel = defineKernel({
 @group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
 @group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
 @group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
-${QUOTIENT}
 fn store(id: u32, sums: f32) {
   let sum = ${single ? "sums * weight[0]" : "sums"};
   ${
@@ -84,8 +82,8 @@ fn store(id: u32, sums: f32) {
 ${linearMain(
   rows === 1 ? "p.n * p.p * p.q" : `p.n * ((p.p + ${rows - 1}u) / ${rows}u) * p.q`,
   `  let blocks = ${rows === 1 ? "p.p" : `(p.p + ${rows - 1}u) / ${rows}u`};
-  let over_q = quotient(id, p.q);
-  let n = quotient(over_q, blocks);
+  let over_q = id / p.q;
+  let n = over_q / blocks;
   let q = id - over_q * p.q;
   let row = (over_q - n * blocks) * ${rows}u;
   let x0 = i32(q) * p.strideW - p.padW;

@@ -1,4 +1,4 @@
-/** The transforms of Winograd's forms against their matrices in float64, and the quotient that they divide with. */
+/** The transforms of Winograd's forms against their matrices in float64. */
 import { describe, expect, it } from "vitest";
 import {
   type Matrix,
@@ -14,9 +14,6 @@ import {
   winogradLive,
 } from "../../src/kernels/conv/winogradTransforms.js";
 import { winogradWeight, winogradWeightBackward } from "../../src/kernels/conv/winogradWeights.js";
-import { QUOTIENT } from "../../src/kernels/quotient.js";
-import { defineKernel } from "../../src/gpu/kernel.js";
-import { linearGrid, linearMain } from "../../src/gpu/linear.js";
 import { expectClose, expectExact } from "../support/close.js";
 import { Draw } from "../support/draw.js";
 import { useGpu, withScratch } from "../support/gpu.js";
@@ -25,44 +22,6 @@ const gpu = useGpu();
 const TILES: readonly WinogradTile[] = [2, 4];
 /** The smaller form adds and halves, the larger multiplies by up to 3/2 to the third. */
 const TRANSFORM_ERROR = { 2: 2e-6, 4: 1e-5 } as const;
-
-describe("quotient", () => {
-  it("is the integer quotient, up to the largest numbers", async () => {
-    const draw = new Draw(0x71756f74);
-    const pairs: [number, number][] = [
-      [0, 1],
-      [1, 1],
-      [0xffffffff, 1],
-      [0xffffffff, 3],
-      [0xffffffff, 0x7fffffff],
-      [0xfffffffe, 0xffff],
-      [16777217, 1],
-      [16777217, 16777216],
-    ];
-    for (let i = 0; i < 2000; i++) {
-      const b = Math.max(1, Math.floor(2 ** draw.doubles(1, 0, 31)[0]));
-      const q = Math.floor(2 ** draw.doubles(1, 0, 32)[0] / b);
-      for (const a of [q * b - 1, q * b, q * b + 1, q * b + b - 1]) if (a >= 0 && a < 2 ** 32) pairs.push([a, b]);
-    }
-    const kernel = defineKernel({
-      name: "quotientTest",
-      params: { items: "u32" },
-      bindings: ["read", "read_write"],
-      wgsl: () => `
-@group(0) @binding(1) var<storage, read> pairs: array<vec2u>;
-@group(0) @binding(2) var<storage, read_write> result: array<u32>;
-${QUOTIENT}
-${linearMain("p.items", "result[id] = quotient(pairs[id].x, pairs[id].y);")}`,
-    });
-    const from = gpu().alloc(pairs.length * 8, "pairs");
-    const to = gpu().alloc(pairs.length * 4, "result");
-    gpu().write(from, Uint32Array.from(pairs.flat()));
-    gpu().dispatch(kernel, undefined, { items: pairs.length }, [from, to], linearGrid(pairs.length));
-    const [bits] = await gpu().read(to);
-    expectExact("quotient", new Uint32Array(bits.buffer, bits.byteOffset, pairs.length), pairs.map(([a, b]) => Math.floor(a / b)), draw.seed); // prettier-ignore
-    for (const storage of [from, to]) gpu().free(storage);
-  });
-});
 
 describe.each(TILES)("transforms of Winograd's form of tiles of side %i", (tile) => {
   const { side, Bt, G, At } = WINOGRAD_FORMS[tile];

@@ -69,8 +69,8 @@ struct Column {
 /** Column of pixels number column of a group. */
 fn column_of(tile: Tile, column: u32) -> Column {
   let runs = (p.classH + ${rows - 1}u) / ${rows}u;
-  let over_x = quotient(column, p.classW);
-  let image_in_group = quotient(over_x, runs);
+  let over_x = column / p.classW;
+  let image_in_group = over_x / runs;
   let xx = column - over_x * p.classW;
   let x = xx * u32(p.divW) + u32(tile.cls.y);
   let inside = image_in_group < p.images && x < p.outW;
@@ -85,7 +85,7 @@ fn pixel_at(at: Column, y: u32) -> u32 { return (at.n * p.outH + min(y, p.outH -
 
 fn is_dead(pixel: u32) -> bool {
   if ((p.flags & ${FLAG.skipping}u) == 0u) { return false; }
-  return (order[pixel - quotient(pixel, p.livePixels) * p.livePixels] & 0x7fffffffu) == 0u; // neither 0 nor -0
+  return (order[pixel % p.livePixels] & 0x7fffffffu) == 0u; // neither 0 nor -0
 }
 `;
 
@@ -113,9 +113,9 @@ fn main(
 ) {
   let id = ${workgroupId};
   if (id >= p.items) { return; }
-  let over_k = quotient(id, p.outC4);
+  let over_k = id / p.outC4;
   let k = id - over_k * p.outC4;
-  let number = quotient(over_k, p.tiles);
+  let number = over_k / p.tiles;
   let tile = group_of(number);
   let at = column_of(tile, (over_k - number * p.tiles) * ${invocationsOf(spec)}u + local);
   ${T.map((t) => `let y_${t} = pixel_row(tile, at, ${t}u); let at_${t} = pixel_at(at, y_${t});`).join("\n  ")}
@@ -203,7 +203,7 @@ ${linearMain(
   `p.items / p.outC4 * ${invocationsOf(spec) / together}u`,
   `  let first = id * ${together}u;
   let per_group = p.tiles * ${invocationsOf(spec)}u;
-  let number = quotient(first, per_group);
+  let number = first / per_group;
   let tile = group_of(number);
   var inside = 0u;
   var any = false;

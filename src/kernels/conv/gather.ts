@@ -18,7 +18,6 @@
 import type { Grid } from "../../gpu/gpu.js";
 import type { Kernel } from "../../gpu/kernel.js";
 import type { Storage } from "../../gpu/pool.js";
-import { QUOTIENT } from "../quotient.js";
 import { convOutputSize, type ConvShape, vec4s } from "../shape.js";
 import type { PixelMask } from "../slabs.js";
 import { epilogue, FLAG } from "./epilogue.js";
@@ -248,7 +247,6 @@ export const DEAD = 0x80000000;
 /** WGSL of `tile_of`, `group_of`, `place`, `row_offset` and `column_offset`: where a tile lies. Reads nothing but the uniforms. */
 export const GATHER_NUMBERING = /* wgsl */ `
 const NOWHERE = 0xffffffffu;
-${QUOTIENT}
 struct Tile {
   k: u32,         // tile over the channels
   first: u32,     // tile over the pixels of the group
@@ -259,11 +257,11 @@ struct Tile {
 
 /** The first tile of a group: all pixels of a class, of all images or of one. */
 fn group_of(number: u32) -> Tile {
-  let images = quotient(number, p.classes);
+  let images = number / p.classes;
   let cls = number - images * p.classes;
-  let cls_y = quotient(cls, p.clsW);
+  let cls_y = cls / p.clsW;
   let class_of = vec2<i32>(i32(cls_y), i32(cls - cls_y * p.clsW));
-  let shared_order = number - quotient(number, p.orderGroups) * p.orderGroups;
+  let shared_order = number % p.orderGroups;
   return Tile(0u, 0u, class_of, images * p.images, shared_order * p.pixels);
 }
 
@@ -272,13 +270,13 @@ fn group_of(number: u32) -> Tile {
  * a tile of each in turn, give all workers alike, even one that is handed a fixed share of the workgroups (lavapipe).
  */
 fn tile_of(id: u32) -> Tile {
-  let over_k = quotient(id, p.tilesK);
+  let over_k = id / p.tilesK;
   let number = over_k * p.inTurn;
-  let over_tiles = quotient(number, p.tiles);
+  let over_tiles = number / p.tiles;
   var tile = group_of(over_tiles);
   tile.k = id - over_k * p.tilesK;
   let turn = number - over_tiles * p.tiles;
-  let round = quotient(turn, p.streams);
+  let round = turn / p.streams;
   tile.first = (turn - round * p.streams) * p.perStream + round;
   return tile;
 }
@@ -292,8 +290,8 @@ struct Pixel {
 
 /** Pixel m of the tile's group, row by row. */
 fn place(tile: Tile, m: u32) -> Pixel {
-  let row = quotient(m, p.classW);
-  let image_in_group = quotient(row, p.classH);
+  let row = m / p.classW;
+  let image_in_group = row / p.classH;
   let yy = i32(row - image_in_group * p.classH);
   let xx = i32(m - row * p.classW);
   let n = tile.image + image_in_group;
@@ -308,9 +306,6 @@ fn place(tile: Tile, m: u32) -> Pixel {
 /** Offset of tap i (or j) in source rows (columns); the tap does not apply to the class unless it divides. */
 fn row_offset(tile: Tile, i: u32) -> i32 { return tile.cls.x + p.offH + i32(i) * p.stepH; }
 fn column_offset(tile: Tile, j: u32) -> i32 { return tile.cls.y + p.offW + i32(j) * p.stepW; }
-
-/** offset / div where that divides, else some number near it: adapters that emulate lanes divide integers one by one. */
-fn divided(offset: i32, div: i32) -> i32 { return i32(round(f32(offset) / f32(div))); }
 `;
 
 /** WGSL of `pixel_of`; needs the numbering and `order`. */

@@ -27,13 +27,13 @@ fn live_word(tile: Tile, first: u32) -> u32 {
   // With one class the numbering is that of the output, and needs no division per pixel.
   let whole = p.classes == 1u;
   let origin = tile.image * p.outH * p.outW + first;
-  let live_from = origin - quotient(origin, p.livePixels) * p.livePixels;
+  let live_from = origin % p.livePixels;
   var word = 0u;
   for (var b = 0u; b < min(32u, p.pixels - first); b++) {
     var at = live_from + b;
     if (!whole) { at = place(tile, first + b).out; }
     // A mask that the batch shares begins again with every image, which a word may cross.
-    if (at != NOWHERE && at >= p.livePixels) { at -= quotient(at, p.livePixels) * p.livePixels; }
+    if (at != NOWHERE && at >= p.livePixels) { at %= p.livePixels; }
     if (at != NOWHERE && live_mask[min(at, p.livePixels - 1u)] != 0.0) { word |= 1u << b; }
   }
   return word;

@@ -18,7 +18,6 @@ import type { Gpu } from "../../gpu/gpu.js";
 import { defineKernel } from "../../gpu/kernel.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
-import { QUOTIENT } from "../quotient.js";
 import { range } from "./range.js";
 import { convOutputSize, type ConvShape, squareWindow, vec4s } from "../shape.js";
 import type { PixelMask } from "../slabs.js";
@@ -58,13 +57,12 @@ const PHASE_PARAMS = { n: "u32", h: "u32", w: "u32", c4: "u32" } as const;
 
 /** WGSL of a `main` that runs `body` for each of the four phases, numbers 0 to 3, of every vec4 of a picture that is as small as one. */
 const overPhases = (body: (phase: number) => string): string => /* wgsl */ `
-${QUOTIENT}
 ${linearMain(
   "p.n * ((p.h + 1u) / 2u) * ((p.w + 1u) / 2u) * p.c4",
-  `  let pixel = quotient(id, p.c4);
+  `  let pixel = id / p.c4;
   let c = id - pixel * p.c4;
-  let row = quotient(pixel, (p.w + 1u) / 2u);
-  let n = quotient(row, (p.h + 1u) / 2u);
+  let row = pixel / ((p.w + 1u) / 2u);
+  let n = row / ((p.h + 1u) / 2u);
   let y = 2u * (row - n * ((p.h + 1u) / 2u));
   let x = 2u * (pixel - row * ((p.w + 1u) / 2u));
   let first = ((n * p.h + y) * p.w + x) * p.c4 + c;
@@ -116,11 +114,10 @@ export const phaseMaskKernel = defineKernel({
   wgsl: () => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> mask: array<f32>;             // [N,H,W]
 @group(0) @binding(2) var<storage, read_write> any: array<f32>;        // [N,H/2,W/2]: 1 where one of the four is not 0
-${QUOTIENT}
 ${linearMain(
   "p.n * ((p.h + 1u) / 2u) * ((p.w + 1u) / 2u)",
-  `  let row = quotient(id, (p.w + 1u) / 2u);
-  let n = quotient(row, (p.h + 1u) / 2u);
+  `  let row = id / ((p.w + 1u) / 2u);
+  let n = row / ((p.h + 1u) / 2u);
   let y = 2u * (row - n * ((p.h + 1u) / 2u));
   let x = 2u * (id - row * ((p.w + 1u) / 2u));
   let first = (n * p.h + y) * p.w + x;

@@ -47,12 +47,12 @@ ${linearMain(
     var i = 0u;
     loop {
       let row = row_offset(tile, i);
-      let down = divided(row, p.divH);
+      let down = row / p.divH;
       if (down * p.divH != row) { continue; }
       var j = 0u;
       loop {
         let column = column_offset(tile, j);
-        let across = divided(column, p.divW);
+        let across = column / p.divW;
         if (across * p.divW != column) { continue; }
         let offset = vec2<i32>(down, across);
         ${T.map((t) => `let from_${t} = pixel_${t}.source + offset; let in_${t} = in_image(from_${t}); let at_${t} = address(pixel_${t}, from_${t});`).join("\n        ")}

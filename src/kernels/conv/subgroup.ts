@@ -140,9 +140,9 @@ fn compute(tile: Tile, lane: u32) {
   var j = 0u;
   loop {
     let row = row_offset(tile, i);
-    let down = divided(row, p.divH);
+    let down = row / p.divH;
     let column = column_offset(tile, j);
-    let across = divided(column, p.divW);
+    let across = column / p.divW;
     if (down * p.divH != row || across * p.divW != column) { continue; }
     let offset = vec2<i32>(down, across);
     ${own.map((o) => `let from_${o} = pixel_${o}.source + offset; let in_${o} = pixel_${o}.out != NOWHERE && in_image(from_${o}); let at_${o} = address(pixel_${o}, from_${o});`).join("\n    ")}

@@ -6,7 +6,6 @@
  */
 import { defineKernel } from "../../gpu/kernel.js";
 import { workgroupId } from "../../gpu/linear.js";
-import { QUOTIENT } from "../quotient.js";
 import { DEAD } from "./gather.js";
 import { LIVE_STEP, WHOLE } from "./liveRows.js";
 import { range } from "./range.js";
@@ -37,7 +36,6 @@ export const weightSubgroupKernel = defineKernel({
     };
     return /* wgsl */ `
 ${weightPrelude("live_columns: array<u32>;   // [N|1,P,livePitch], see liveRows.ts")}
-${QUOTIENT}
 @compute @workgroup_size(${lanes})
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -72,7 +70,7 @@ fn main(
   var r = chunk * p.chunkRows;
   loop {
     let row = start + r;
-    let n = quotient(row, p.p);
+    let n = row / p.p;
     let out_y = row - n * p.p;
     let y = i32(out_y) * p.strideH;
     let image = n * p.h;

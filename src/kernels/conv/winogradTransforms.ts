@@ -13,7 +13,6 @@ import { defineKernel } from "../../gpu/kernel.js";
 import type { Gpu } from "../../gpu/gpu.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
-import { QUOTIENT } from "../quotient.js";
 import type { PixelMask } from "../slabs.js";
 import { epilogue, FLAG } from "./epilogue.js";
 import { type GatherBuffers } from "./gather.js";
@@ -53,12 +52,12 @@ const tileParams = ({ h, w, tilesY, tilesX, row0, rows }: TileRows, values: numb
 
 /** Where this invocation's tile lies: image n, tile (ty, tx) and value c; `tile` counts within the run. */
 const WHERE = /* wgsl */ `
-  let tile = quotient(id, p.values);
+  let tile = id / p.values;
   let c = id - tile * p.values;
-  let row_in_run = quotient(tile, p.tilesX);
+  let row_in_run = tile / p.tilesX;
   let tx = tile - row_in_run * p.tilesX;
   let row = p.row0 + row_in_run;
-  let n = quotient(row, p.tilesY);
+  let n = row / p.tilesY;
   let ty = row - n * p.tilesY;
   let plane = p.rows * p.tilesX * p.values;`;
 
@@ -94,9 +93,9 @@ export const winogradInputKernel = defineKernel({
 @group(0) @binding(1) var<storage, read> x: array<f32>;                  // [N,H,W,C]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;            // [side^2,rows,tilesX,C]
-${QUOTIENT}${linearMain(
-      "p.rows * p.tilesX * p.values",
-      `${WHERE}
+${linearMain(
+  "p.rows * p.tilesX * p.values",
+  `${WHERE}
   ${skipDead(side)}
   let y0 = i32(${tile}u * ty) - p.padH;
   let x0 = i32(${tile}u * tx) - p.padW;
@@ -114,7 +113,7 @@ ${QUOTIENT}${linearMain(
       return linearMap(Bt, to, (j) => `t_${i}_${j}`, `row_${i}_`);
     })
     .join("\n  ")}`,
-    )}
+)}
 fn source(n: u32, y: i32, column: i32, c: u32) -> f32 {
   let inside = u32(y) < p.h && u32(column) < p.w;
   let at = select(0u, (n * p.h + u32(y)) * p.w + u32(column), inside);
@@ -158,7 +157,6 @@ export const winogradOutputKernel = defineKernel({
 @group(0) @binding(7) var<storage, read_write> dst: array<vec2f>;        // [N,P,Q,K]
 const A_T = array<array<f32, ${side}>, ${tile}>(${matrix});
 ${epilogue("vec2f")}
-${QUOTIENT}
 ${linearMain(
   "p.rows * p.tilesX * p.values",
   `${WHERE}
@@ -246,9 +244,9 @@ export const winogradGradientKernel = defineKernel({
 @group(0) @binding(1) var<storage, read> dy: array<f32>;                 // [N,P,Q,K]
 @group(0) @binding(2) var<storage, read> live_tile: array<f32>;          // [rows,tilesX]
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;            // [side^2,rows,tilesX,K]
-${QUOTIENT}${linearMain(
-      "p.rows * p.tilesX * p.values",
-      `${WHERE}
+${linearMain(
+  "p.rows * p.tilesX * p.values",
+  `${WHERE}
   ${skipDead(side)}
   ${tiles
     .map((j) => {
@@ -272,7 +270,7 @@ ${QUOTIENT}${linearMain(
       ),
     )
     .join("\n  ")}`,
-    )}
+)}
 fn gradient(n: u32, y: u32, x: u32, c: u32) -> f32 {
   let inside = y < p.h && x < p.w;
   return select(0.0, dy[select(0u, (n * p.h + y) * p.w + x, inside) * p.values + c], inside);
@@ -302,13 +300,12 @@ export const winogradLiveKernel = defineKernel({
 @group(0) @binding(2) var<storage, read> scale: array<f32>;              // [N|1,H,W]
 @group(0) @binding(3) var<storage, read> bias_scale: array<f32>;         // [N|1,H,W]
 @group(0) @binding(4) var<storage, read_write> live_tile: array<f32>;    // [2,rows,tilesX]: live, scales
-${QUOTIENT}
 ${linearMain(
   "p.rows * p.tilesX",
-  `  let row_in_run = quotient(id, p.tilesX);
+  `  let row_in_run = id / p.tilesX;
   let tx = id - row_in_run * p.tilesX;
   let row = p.row0 + row_in_run;
-  let n = quotient(row, p.tilesY);
+  let n = row / p.tilesY;
   let ty = row - n * p.tilesY;
   // Masks of one image are for all.
   let live_image = select(0u, n * p.h * p.w, p.livePixels > p.h * p.w);

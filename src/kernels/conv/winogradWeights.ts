@@ -12,7 +12,6 @@ import { defineKernel } from "../../gpu/kernel.js";
 import type { Gpu } from "../../gpu/gpu.js";
 import { linearGrid, linearMain } from "../../gpu/linear.js";
 import type { Storage } from "../../gpu/pool.js";
-import { QUOTIENT } from "../quotient.js";
 import { range } from "./range.js";
 import { linearMap, transposed, unrolled, type WinogradSpec, type WinogradTile } from "./winogradForms.js";
 
@@ -39,7 +38,6 @@ function tapsOf(name: string, phased: PhasedWindow | undefined) {
   const { side, shift } = phased;
   return {
     functions: /* wgsl */ `
-${QUOTIENT}
 /** Number of the whole window's tap that tap t of a phase is; none's where it has none. */
 fn tap_of(t: u32, phase: u32) -> u32 {
   let y = 2u * (t / 3u) + phase / 2u - ${shift}u; // what is below 0 wraps around
@@ -53,7 +51,7 @@ fn weight_at(t: u32, phase: u32, at: u32) -> vec4f {
 }
 `,
     // Phases are of \`run\` vec4s side by side: all rows of the weight one after the other, or the columns of one.
-    place: `let nth = quotient(id, p.run);
+    place: `let nth = id / p.run;
   let phase = nth % 4u;
   let at = (nth / 4u) * p.run + id - nth * p.run;`,
     read: (t: string) => `weight_at(${t}, phase, at)`,
