@@ -133,7 +133,15 @@ export function makeUpConvolution(gpu: Gpu, pass: Pass, { layer, lowChannels, ho
     forward: () => {
       updateMask();
       const { low, skip, weight, bias } = inputs;
-      pconvUpForward(gpu, s, { low, skip, weight, bias, ratio: { scale, biasScale, n: 1 }, y: results.y });
+      pconvUpForward(gpu, s, {
+        low,
+        skip,
+        weight,
+        bias,
+        ratio: { scale, biasScale, n: 1 },
+        live: { mask: scale, n: 1 },
+        y: results.y,
+      });
     },
     dx: () => pconvUpBackward(gpu, s, { ...inputs, dLow: results.dLow, dSkip: results.dSkip, ...live }),
     dw: () => pconvUpBackward(gpu, s, { ...inputs, dw: results.dw, ...live }),

@@ -124,14 +124,15 @@ export class Tape {
     return mask;
   }
 
-  /** Allocates a mask of the tape; its contents are undefined. `binary` promises that they will be 0 and 1 only. */
+  /** Allocates a mask of the tape; its contents are undefined. `binary` promises that they will be 0 and 1 only; `uniform` see `Mask`. */
   allocMask(
     s: { readonly n: number; readonly h: number; readonly w: number },
     groupChannels: readonly number[] | null,
     binary: boolean,
+    uniform?: boolean,
   ): Mask {
     const bytes = s.n * s.h * s.w * (groupChannels?.length ?? 1) * 4;
-    return new Mask(s.n, s.h, s.w, groupChannels, this.storage(bytes, "mask"), binary);
+    return new Mask(s.n, s.h, s.w, groupChannels, this.storage(bytes, "mask"), binary, uniform);
   }
 
   /** Frees storage before the end of the tape. */

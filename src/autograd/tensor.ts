@@ -108,6 +108,11 @@ export class Mask {
     readonly storage: Storage,
     /** Nothing but 0 and 1 in it: multiplying what is zero in its holes by it changes nothing. */
     readonly binary: boolean,
+    /**
+     * All pixels of an image are alike, as far as is known without looking: there is nothing to gain from leaving holes out. No result
+     * depends on it.
+     */
+    readonly uniform = h * w === 1,
   ) {}
 
   get groups(): number {

@@ -54,20 +54,14 @@ const ROWS = 4;
 /** From so many outputs on there are enough invocations with {@link ROWS} of them each. */
 const MANY_OUTPUTS = 4096;
 
+/** Outputs of an invocation, one below the other, where there are so many in all. */
+export const rowsTogether = (outputs: number): number => (outputs >= MANY_OUTPUTS ? ROWS : 1);
+
 const { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW } = CONV_PARAMS;
 
-export const maskUpdateKernel = defineKernel({
-  name: "maskUpdate",
-  params: { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW, groups: "u32", window: "f32" },
-  bindings: ["read", "read", "read_write", "read_write", "read_write"],
-  wgsl: ({ convention, biased, kw, single, rows }: MaskUpdateTile) => /* wgsl */ `
-@group(0) @binding(1) var<storage, read> mask: array<f32>;               // [N,H,W,G]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;             // [G] channels per group
-@group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
-@group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
-@group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
-fn store(id: u32, sums: f32) {
-  let sum = ${single ? "sums * weight[0]" : "sums"};
+/** WGSL of `store`: what follows from an output's sum S. Needs `p.window` and the bindings `scale`, `bias_scale` and `mask_out`. */
+export const storeRatio = ({ convention, biased }: MaskUpdateSpec): string => /* wgsl */ `
+fn store(id: u32, sum: f32) {
   ${
     convention === "pytorch"
       ? `let u = select(0.0, 1.0, sum != 0.0);
@@ -79,9 +73,21 @@ fn store(id: u32, sums: f32) {
   bias_scale[id] = ${convention === "keras" ? "1.0" : "u"};
   mask_out[id] = u;
 }
-${linearMain(
-  rows === 1 ? "p.n * p.p * p.q" : `p.n * ((p.p + ${rows - 1}u) / ${rows}u) * p.q`,
-  `  let blocks = ${rows === 1 ? "p.p" : `(p.p + ${rows - 1}u) / ${rows}u`};
+`;
+
+export const maskUpdateKernel = defineKernel({
+  name: "maskUpdate",
+  params: { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW, groups: "u32", window: "f32" },
+  bindings: ["read", "read", "read_write", "read_write", "read_write"],
+  wgsl: ({ convention, biased, kw, single, rows }: MaskUpdateTile) => /* wgsl */ `
+@group(0) @binding(1) var<storage, read> mask: array<f32>;               // [N,H,W,G]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;             // [G] channels per group
+@group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
+@group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
+@group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
+${storeRatio({ convention, biased })}${linearMain(
+    rows === 1 ? "p.n * p.p * p.q" : `p.n * ((p.p + ${rows - 1}u) / ${rows}u) * p.q`,
+    `  let blocks = ${rows === 1 ? "p.p" : `(p.p + ${rows - 1}u) / ${rows}u`};
   let over_q = id / p.q;
   let n = over_q / blocks;
   let q = id - over_q * p.q;
@@ -119,9 +125,12 @@ ${linearMain(
   }
   let first = (n * p.p + row) * p.q + q;
   ${range(rows)
-    .map((o) => (o === 0 ? "store(first, sum_0);" : `if (row + ${o}u < p.p) { store(first + ${o}u * p.q, sum_${o}); }`))
+    .map((o) => {
+      const sum = `sum_${o}${single ? " * weight[0]" : ""}`;
+      return o === 0 ? `store(first, ${sum});` : `if (row + ${o}u < p.p) { store(first + ${o}u * p.q, ${sum}); }`;
+    })
     .join("\n  ")}`,
-)}
+  )}
 `,
 });
 
@@ -135,7 +144,7 @@ export interface MaskUpdateBuffers {
 }
 
 /** The numerator of the ratio: channels times window for the paper's form, the window alone for PConv-Keras. */
-const windowSize = (s: MaskUpdateShape, convention: PConvConvention): number =>
+export const windowSize = (s: Pick<MaskUpdateShape, "kernel" | "channels">, convention: PConvConvention): number =>
   s.kernel[0] * s.kernel[1] * (convention === "keras" ? 1 : s.channels);
 
 /** Records the mask update of one layer. */
@@ -143,7 +152,7 @@ export function maskUpdate(gpu: Gpu, s: MaskUpdateShape, spec: MaskUpdateSpec, b
   const [p, q] = convOutputSize("maskUpdate", s);
   const params = { ...convParams(s, [p, q]), groups: s.c, window: windowSize(s, spec.convention) };
   const buffers = [b.mask, b.weight, b.scale, b.biasScale, b.maskOut];
-  const rows = s.dilation[0] === 1 && s.n * p * q >= MANY_OUTPUTS ? ROWS : 1;
+  const rows = s.dilation[0] === 1 ? rowsTogether(s.n * p * q) : 1;
   const tile = { ...spec, kw: s.kernel[1], single: s.c === 1, rows };
   gpu.dispatch(maskUpdateKernel, tile, params, buffers, linearGrid(s.n * Math.ceil(p / rows) * q));
 }

@@ -53,6 +53,8 @@ export interface PConvUpBuffers {
   /** As in `PConvForwardBuffers`. */
   readonly gained?: boolean | undefined;
   readonly ratio: { readonly scale: Storage; readonly biasScale: Storage; readonly n: number };
+  /** Pixels of y that are no holes; all are computed where it is left out. */
+  readonly live?: PixelMask | undefined;
   readonly y: Storage;
   /** Fused activation of y: max(y, 0) + slope min(y, 0). */
   readonly slope?: number | undefined;
@@ -65,8 +67,7 @@ const textbookFlops = (s: UpShape, channels: number): number => 2 * s.n * s.h * 
 
 /** Records one forward level. */
 export function pconvUpForward(gpu: Gpu, s: UpShape, b: PConvUpBuffers): void {
-  const live = { mask: b.ratio.scale, n: b.ratio.n };
-  const { constantWeight = false } = b;
+  const { live, constantWeight = false } = b;
   const part = (name: "low" | "skip", run: (weight: Storage) => void) =>
     gpu.derived(upWeightPart(gpu, s, { part: name, transposed: false }, b.weight), constantWeight, run);
   counted(gpu, "pconvUpForward", textbookFlops(s, s.low + s.skip), () => {

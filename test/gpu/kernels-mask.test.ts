@@ -12,6 +12,7 @@ import {
   type MaskUpdateSpec,
   type PConvConvention,
 } from "../../src/kernels/maskUpdate.js";
+import { maskUpdateUp, maskUpdateUpRef } from "../../src/kernels/maskUpdateUp.js";
 import { pconvBackwardInput, pconvBackwardInputRef } from "../../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeight, pconvBackwardWeightRef } from "../../src/kernels/pconvBackwardWeight.js";
 import { pconvForward, pconvForwardRef } from "../../src/kernels/pconvForward.js";
@@ -227,6 +228,45 @@ it.each(LARGE)("maskUpdate of a large mask, %s", async (name, layer) => {
       expectClose("maskOut", got[2], want.maskOut, rounding(want.maskOut, fractions ? ulps : 0), draw.seed);
     });
   }
+});
+
+const LEVELS: readonly (readonly [string, { n: number; h: number; w: number; lowN: number; skipN: number }])[] = [
+  ["small", { n: 2, h: 6, w: 4, lowN: 2, skipN: 2 }],
+  ["two by two, the lower mask shared", { n: 3, h: 2, w: 2, lowN: 1, skipN: 3 }],
+  ["large, the upper mask shared", { n: 2, h: 46, w: 58, lowN: 2, skipN: 1 }],
+  ["one wide row of blocks", { n: 1, h: 4, w: 2050, lowN: 1, skipN: 1 }],
+];
+const CONVENTIONS: readonly PConvConvention[] = ["paper", "pytorch", "keras", "unscaled"];
+
+describe.each(LEVELS)("maskUpdateUp, %s", (name, sizes) => {
+  it.each(CONVENTIONS)("%s", async (convention) => {
+    const at = 8 * LEVELS.findIndex(([other]) => other === name) + CONVENTIONS.indexOf(convention);
+    for (const [index, [share, fractions, biased]] of (
+      [
+        [0.5, false, false],
+        [0.9, false, true],
+        [0.5, true, true],
+        [1, false, true],
+      ] as const
+    ).entries()) {
+      const draw = new Draw(43, 4 * at + index);
+      const s = { ...sizes, lowChannels: 5, skipChannels: 3 };
+      const low = draw.mask((s.lowN * s.h * s.w) / 4, share, fractions);
+      const skip = draw.mask(s.skipN * s.h * s.w, share, fractions);
+      const spec = { convention, biased };
+      const want = maskUpdateUpRef(s, spec, low, skip);
+      await withScratch(gpu(), async (t) => {
+        const targets = ["scale", "biasScale", "maskOut"].map((what) => t.outFloats(what, want.scale.length));
+        const [scale, biasScale, maskOut] = targets.map((o) => o.storage);
+        maskUpdateUp(gpu(), s, spec, { low: t.floats(low), skip: t.floats(skip), scale, biasScale, maskOut });
+        const got = await t.read(...targets);
+        const ulps = fractions ? 32 : 4;
+        expectClose("scale", got[0], want.scale, rounding(want.scale, ulps), draw.seed);
+        expectClose("biasScale", got[1], want.biasScale, rounding(want.biasScale, fractions ? ulps : 0), draw.seed);
+        expectClose("maskOut", got[2], want.maskOut, rounding(want.maskOut, fractions ? ulps : 0), draw.seed);
+      });
+    }
+  });
 });
 
 describe("maskUpdate, by hand", () => {

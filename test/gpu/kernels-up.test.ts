@@ -4,8 +4,9 @@ import { concat } from "../../src/autograd/ops/concat.js";
 import { pconv2d, pconv2dUp } from "../../src/autograd/ops/pconv2d.js";
 import { joinMasks, upsampleNearest } from "../../src/autograd/ops/upsample.js";
 import { Tape } from "../../src/autograd/tape.js";
-import type { Mask, Tensor } from "../../src/autograd/tensor.js";
+import { Mask, type Tensor } from "../../src/autograd/tensor.js";
 import { ShapeError } from "../../src/errors.js";
+import { FlopCounter } from "../../src/kernels/conv/flopCounter.js";
 import {
   upWeight,
   upWeightBackward,
@@ -165,6 +166,46 @@ describe("pconv2dUp", () => {
       const scale = want[i].reduce((a, v) => Math.max(a, Math.abs(v)), 0);
       expectClose(name, got[i], want[i], 1e-5 * scale, draw.seed);
     });
+  });
+
+  it("leaves holes out where there may be some, and gives the same where they are not looked for", async () => {
+    const draw = new Draw(0x75706c77);
+    const [n, h, c, k] = [1, 32, 8, 16];
+    const bytes = { low: draw.mask((n * h * h) / 4, 0), skip: draw.mask(n * h * h, 0) };
+    for (let y = 0; y < h; y++) for (let x = 0; x < h / 2; x++) bytes.skip[y * h + x] = 0;
+    for (let y = 0; y < h / 2; y++) for (let x = 0; x < h / 4; x++) bytes.low[(y * h) / 2 + x] = 0;
+    const weight = weightLeaf("weight", { kernel: [3, 3], c: 2 * c, k }, draw.floats(9 * 2 * c * k));
+    const values = { low: draw.floats((n * h * h * c) / 4), skip: draw.floats(n * h * h * c) };
+    const rule = { convention: "paper", multiChannel: true } as const;
+    const run = async (uniform: boolean) => {
+      const tape = new Tape(gpu());
+      const counter = new FlopCounter(gpu());
+      const source = (name: "low" | "skip", side: number) => {
+        const m = tape.uploadMask({ n, h: side, w: side }, bytes[name]);
+        const mask = uniform ? new Mask(m.n, m.h, m.w, m.groupChannels, m.storage, m.binary, true) : m;
+        return { x: tape.upload({ n, h: side, w: side, c }, values[name], name), mask };
+      };
+      const wt = weight.upload(gpu());
+      const { y, mask } = pconv2dUp(tape, source("low", h / 2), source("skip", h), "up-skip", wt, null, rule);
+      tape.keep(y);
+      const result = [await y.values(), ...(await gpu().read(mask.storage))];
+      tape.backward(y, tape.upload(y.shape, new Float32Array(n * h * h * k).fill(1), "dy"));
+      result.push(await weight.gradient(wt));
+      const totals = await counter.totals();
+      counter.detach();
+      tape.dispose();
+      wt.free();
+      const share = (kernel: string) => totals.get(kernel)!.needed / totals.get(kernel)!.textbook;
+      return { result, forward: share("pconvUpForward"), weight: share("pconvUpBackwardWeight") };
+    };
+    const looked = await run(false);
+    const whole = await run(true);
+    ["y", "mask", "dw"].forEach((name, i) => {
+      const scale = looked.result[i].reduce((a, v) => Math.max(a, Math.abs(v)), 0);
+      expectClose(name, whole.result[i], looked.result[i], 1e-5 * scale, draw.seed);
+    });
+    expect(looked.forward).toBeLessThan(0.7 * whole.forward);
+    expect(looked.weight).toBeLessThan(0.8 * whole.weight);
   });
 
   it("refuses sources that are not twice as large", () => {

@@ -9,7 +9,6 @@ import type { Mask, MaskRatio, Tensor } from "../tensor.js";
 import { checkSlope } from "./activation.js";
 import type { Conv2dOptions } from "./conv2d.js";
 import { type BatchNormOptions, type BatchNormTensors, normalize, normalizeBackward, statistics } from "./normalize.js";
-import { pconvRatio } from "./pconvRatio.js";
 import { type MaskedSource, type PConvSums, sumsOf, sumsOfTwo, sumsSize } from "./pconvSums.js";
 
 /** The layer's convention, beside its geometry. */
@@ -160,7 +159,7 @@ function finish(
   o: PConvRule & PConvTail,
 ): { y: Tensor; mask: Mask } {
   checkSlope("pconv2d", o.slope);
-  const ratio = pconvRatio(tape, sums.mask, sums.shape, { ...o, biased: bias !== null });
+  const ratio = sums.ratio({ ...o, biased: bias !== null });
   const layer = { sums, weight, bias, ratio, half: tape.half && !o.image };
   const { batchNorm } = o;
   const folds = batchNorm && isFoldable(tape, layer, batchNorm, o.convention);

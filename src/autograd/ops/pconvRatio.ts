@@ -1,8 +1,10 @@
 import { ShapeError } from "../../errors.js";
 import { type PConvConvention, maskUpdate } from "../../kernels/maskUpdate.js";
+import { maskUpdateUp } from "../../kernels/maskUpdateUp.js";
 import { convOutputSize, type ConvShape } from "../../kernels/shape.js";
 import type { Tape } from "../tape.js";
 import type { Mask, MaskRatio } from "../tensor.js";
+import { joinedSize, joinMasks, type MaskedChannels } from "./upsample.js";
 
 export interface RatioOptions {
   readonly convention: PConvConvention;
@@ -29,15 +31,48 @@ export function pconvRatio(tape: Tape, mask: Mask, s: ConvShape, o: RatioOptions
   const [h, w] = convOutputSize("pconv2d", s);
   // u = clamp(S, 0, 1) of fractions may be a fraction; of integers it is not.
   const out = tape.allocMask({ n: mask.n, h, w }, null, mask.binary || o.convention === "pytorch");
-  const scale = tape.storage(mask.n * h * w * 4, "pconv2d.scale");
-  const biasScale = tape.storage(mask.n * h * w * 4, "pconv2d.biasScale");
-  maskUpdate(
-    tape.gpu,
-    shape,
-    { convention: o.convention, biased: o.biased },
-    { mask: mask.storage, weight: tape.gpu.constant(counted), scale, biasScale, maskOut: out.storage },
-  );
-  const ratio = { scale, biasScale, n: mask.n, mask: out };
+  const ratio = ratioOf(tape, out);
+  const buffers = { mask: mask.storage, weight: tape.gpu.constant(counted), ...targets(ratio) };
+  maskUpdate(tape.gpu, shape, { convention: o.convention, biased: o.biased }, buffers);
   tape.ratios.set(mask, ofMask.set(key, ratio));
   return ratio;
 }
+
+/**
+ * The ratio and new mask of a decoder level: 3x3 over the masks of its two sources, without joining them where each has one group.
+ * @param s the convolution over all channels
+ */
+export function pconvRatioUp(
+  tape: Tape,
+  low: MaskedChannels,
+  skip: MaskedChannels,
+  order: "up-skip" | "skip-up",
+  s: ConvShape,
+  o: RatioOptions,
+): MaskRatio {
+  if (!o.multiChannel || low.mask.groups > 1 || skip.mask.groups > 1) {
+    return pconvRatio(tape, joinMasks(tape, low, skip, order), s, o);
+  }
+  const size = joinedSize(low.mask, skip.mask);
+  const sizes = { ...size, lowN: low.mask.n, skipN: skip.mask.n };
+  const [lowChannels] = low.mask.channelsFor("pconv2dUp", low.channels);
+  const [skipChannels] = skip.mask.channelsFor("pconv2dUp", skip.channels);
+  const binary = low.mask.binary && skip.mask.binary;
+  // Each window has a pixel of low: where these are alike and valid, nothing is a hole.
+  const out = tape.allocMask(size, null, binary || o.convention === "pytorch", binary && low.mask.uniform);
+  const ratio = ratioOf(tape, out);
+  const buffers = { low: low.mask.storage, skip: skip.mask.storage, ...targets(ratio) };
+  const spec = { convention: o.convention, biased: o.biased };
+  maskUpdateUp(tape.gpu, { ...sizes, lowChannels, skipChannels }, spec, buffers);
+  return ratio;
+}
+
+/** Room for what belongs to a new mask. */
+function ratioOf(tape: Tape, mask: Mask): MaskRatio {
+  const bytes = mask.n * mask.h * mask.w * 4;
+  const scale = tape.storage(bytes, "pconv2d.scale");
+  const biasScale = tape.storage(bytes, "pconv2d.biasScale");
+  return { scale, biasScale, n: mask.n, mask };
+}
+
+const targets = ({ scale, biasScale, mask }: MaskRatio) => ({ scale, biasScale, maskOut: mask.storage });

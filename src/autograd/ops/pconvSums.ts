@@ -13,7 +13,7 @@ import { type Mask, type MaskRatio, shapeText, type Tensor } from "../tensor.js"
 import { type Conv2dOptions, convShape } from "./conv2d.js";
 import { convGradients, isConstant, type Live } from "./convGradients.js";
 import { maskMultiply } from "./maskMultiply.js";
-import { joinMasks } from "./upsample.js";
+import { pconvRatio, pconvRatioUp, type RatioOptions } from "./pconvRatio.js";
 
 /** What the layer does with the sums: y = f(scale sums + biasScale bias), f(v) = max(v, 0) + slope min(v, 0). */
 export interface SumsTarget {
@@ -29,8 +29,8 @@ export interface PConvSums {
   /** The convolution as one layer over all its channels; decides output size and ratio. */
   readonly shape: ConvShape;
   readonly sources: readonly Tensor[];
-  /** The mask of all sources together. */
-  readonly mask: Mask;
+  /** Ratio and new mask, from the masks of all sources together. */
+  ratio(options: RatioOptions): MaskRatio;
   forward(gpu: Gpu, target: SumsTarget): void;
   /** Gradients of the sources, in order, and of the weight, each where it is wanted. */
   backward(g: Tensor, ratio: MaskRatio): { readonly dx: readonly (Tensor | null)[]; readonly dw: Tensor | null };
@@ -38,7 +38,11 @@ export interface PConvSums {
 
 /** What made x has no use for its gradient in holes: there dx is not wanted. */
 const wanted = ({ zeroUnder }: Tensor): Live | undefined =>
-  zeroUnder?.groups === 1 ? { mask: zeroUnder.storage, n: zeroUnder.n } : undefined;
+  zeroUnder?.groups === 1 && !zeroUnder.uniform ? { mask: zeroUnder.storage, n: zeroUnder.n } : undefined;
+
+/** Pixels of the output that are no holes, where there may be holes. */
+const liveOutputs = ({ mask, scale, n }: MaskRatio): Live | undefined =>
+  mask.uniform ? undefined : { mask: scale, n };
 
 /** One source. Without a mask every pixel inside the image is valid and x is used as it is. */
 export function sumsOf(tape: Tape, x: Tensor, mask: Mask | null, weight: Tensor, options: Conv2dOptions): PConvSums {
@@ -49,11 +53,11 @@ export function sumsOf(tape: Tape, x: Tensor, mask: Mask | null, weight: Tensor,
   return {
     shape,
     sources: [source],
-    mask: valid,
+    ratio: (o) => pconvRatio(tape, valid, shape, o),
     forward: (gpu, target) =>
       pconvForward(gpu, shape, { x: source.storage, weight: weight.storage, constantWeight, ...target }),
     backward(g, ratio) {
-      const live = { liveX: wanted(source), liveY: { mask: ratio.scale, n: ratio.n } };
+      const live = { liveX: wanted(source), liveY: liveOutputs(ratio) };
       const { dx, dw } = convGradients(tape, "pconv2d", shape, source, weight, g, live);
       return { dx: [dx], dw };
     },
@@ -94,20 +98,22 @@ export function sumsOfTwo(
       "use a layer made for that number of channels",
     );
   }
-  const mask = joinMasks(tape, { mask: low.mask, channels: low.x.shape.c }, { mask: skip.mask, channels: c }, order);
   const [lowX, skipX] = [maskMultiply(tape, low.x, low.mask), maskMultiply(tape, skip.x, skip.mask)];
   const up: UpShape = { n, h, w, low: low.x.shape.c, skip: c, k, lowFirst: order === "up-skip" };
   const one = [1, 1] as const;
+  const shape: ConvShape = { n, h, w, c: channels, k, kernel: [3, 3], stride: one, padding: one, dilation: one };
+  const masks = [low, skip].map(({ x, mask }) => ({ mask, channels: x.shape.c }));
   return {
-    shape: { n, h, w, c: channels, k, kernel: [3, 3], stride: one, padding: one, dilation: one },
+    shape,
     sources: [lowX, skipX],
-    mask,
+    ratio: (o) => pconvRatioUp(tape, masks[0], masks[1], order, shape, o),
     forward: (gpu, target) =>
       pconvUpForward(gpu, up, {
         low: lowX.storage,
         skip: skipX.storage,
         weight: weight.storage,
         constantWeight: isConstant(tape, weight),
+        live: liveOutputs(target.ratio),
         ...target,
       }),
     backward(g, ratio) {
@@ -124,7 +130,7 @@ export function sumsOfTwo(
         dw: dw?.storage,
         liveLow: wanted(lowX),
         liveSkip: wanted(skipX),
-        liveY: { mask: ratio.scale, n: ratio.n },
+        liveY: liveOutputs(ratio),
       });
       return { dx: [dLow, dSkip], dw };
     },

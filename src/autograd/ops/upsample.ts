@@ -16,26 +16,36 @@ export function upsampleNearest(tape: Tape, x: Tensor): Tensor {
   });
 }
 
+/** A mask and the channels that it is for. */
+export interface MaskedChannels {
+  readonly mask: Mask;
+  readonly channels: number;
+}
+
+/**
+ * Sizes of the mask of `concat([upsampleNearest(low), skip])`.
+ * @throws {ShapeError} when the skip mask is not twice as large, or the batches differ.
+ */
+export function joinedSize(low: Mask, skip: Mask): { readonly n: number; readonly h: number; readonly w: number } {
+  const { h, w } = skip;
+  const n = Math.max(low.n, skip.n);
+  if (h !== 2 * low.h || w !== 2 * low.w || [low, skip].some((s) => s.n !== n && s.n !== 1)) {
+    const text = (m: Mask) => `${m.n}x${m.h}x${m.w}`;
+    throw new ShapeError(
+      "joinMasks",
+      `expected a skip mask twice the size, got ${text(low)} and ${text(skip)}`,
+      "check the levels",
+    );
+  }
+  return { n, h, w };
+}
+
 /**
  * The mask of `concat([upsampleNearest(low), skip])`, or of the other order: one group per source.
  * @throws {ShapeError} when the skip mask is not twice as large, or the batches differ.
  */
-export function joinMasks(
-  tape: Tape,
-  low: { readonly mask: Mask; readonly channels: number },
-  skip: { readonly mask: Mask; readonly channels: number },
-  order: "up-skip" | "skip-up",
-): Mask {
-  const { h, w } = skip.mask;
-  const n = Math.max(low.mask.n, skip.mask.n);
-  if (h !== 2 * low.mask.h || w !== 2 * low.mask.w || [low, skip].some((s) => s.mask.n !== n && s.mask.n !== 1)) {
-    const text = (m: Mask) => `${m.n}x${m.h}x${m.w}`;
-    throw new ShapeError(
-      "joinMasks",
-      `expected a skip mask twice the size, got ${text(low.mask)} and ${text(skip.mask)}`,
-      "check the levels",
-    );
-  }
+export function joinMasks(tape: Tape, low: MaskedChannels, skip: MaskedChannels, order: "up-skip" | "skip-up"): Mask {
+  const { n, h, w } = joinedSize(low.mask, skip.mask);
   const groups = [low.mask.channelsFor("joinMasks", low.channels), skip.mask.channelsFor("joinMasks", skip.channels)];
   const groupChannels = (order === "up-skip" ? groups : groups.reverse()).flat();
   const joined = tape.allocMask({ n, h, w }, groupChannels, low.mask.binary && skip.mask.binary);
