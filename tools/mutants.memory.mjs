@@ -1,4 +1,4 @@
-/** Mistakes in how numbers are stored, and in who owns which buffer; the form of an entry is explained in mutants.list.mjs. */
+/** Mistakes in how numbers are stored, in who owns which buffer, and in waiting; the form of an entry is explained in mutants.list.mjs. */
 const half = [
   {
     name: "guard ignored by Adam",
@@ -109,4 +109,47 @@ const buffers = [
   },
 ];
 
-export const memory = [...half, ...buffers];
+const waiting = [
+  {
+    name: "Dawn polls at full speed",
+    file: "src/gpu/dawnEvents.ts",
+    find: "    catching(look);",
+    replace: "    look();",
+    why: "a software adapter's kernels would lose a core",
+    tests: ["dawnEvents"],
+  },
+  {
+    name: "Dawn polls at full speed after a pause of a millisecond",
+    file: "src/gpu/dawnEvents.ts",
+    find: "later(() => catching(look), pause)",
+    replace: "later(look, pause)",
+    why: "a software adapter's kernels would lose a core",
+    tests: ["dawnEvents"],
+  },
+  {
+    name: "reads wait without the pauses",
+    file: "src/gpu/readback.ts",
+    find: "this.asking(() => buffer.mapAsync(GPUMapMode.READ, 0, bytes))",
+    replace: "buffer.mapAsync(GPUMapMode.READ, 0, bytes)",
+    why: "a software adapter's kernels would lose a core",
+    tests: ["dawnEvents"],
+  },
+  {
+    name: "callbacks of others taken for Dawn's",
+    file: "src/gpu/dawnEvents.ts",
+    find: "return native && args.length === 0;",
+    replace: "return native || args.length >= 0;",
+    why: "they would be called late, and without their arguments",
+    tests: ["dawnEvents"],
+  },
+  {
+    name: "setImmediate not given back",
+    file: "src/gpu/dawnEvents.ts",
+    find: "globalThis.setImmediate = own;",
+    replace: "void own;",
+    why: "it is the whole program's",
+    tests: ["dawnEvents"],
+  },
+];
+
+export const memory = [...half, ...buffers, ...waiting];

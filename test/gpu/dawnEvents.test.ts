@@ -24,6 +24,10 @@ describe("waiting for Dawn on Node", () => {
   it.each([
     ["a read", async (model: PConvUNet) => void (await record(model).values())],
     [
+      "a read of much work",
+      async (model: PConvUNet) => void (await Promise.all(Array.from({ length: 30 }, () => record(model).values()))),
+    ],
+    [
       "a sync",
       async (model: PConvUNet) => {
         const { values } = record(model);
