@@ -24,6 +24,9 @@ export interface Comparison {
 
 const CPU = "CPU (no WebGPU)";
 
+/** Some peers leave threads that wait for more by spinning: whoever comes next must not share its cores with them. */
+const REST_MS = 100;
+
 /** The fastest of the peers' lines that count, against ours. */
 export function compare(
   shape: string,
@@ -74,7 +77,7 @@ export async function comparePeers(
     const operands = ours.operands();
     const able = peers.filter(({ process }) => process.peer.passes.includes(pass));
     const prepared = await Promise.all(able.map(({ process, identity }) => prepare(process, identity, layer, pass, operands))); // prettier-ignore
-    const times = await alternate([ownSampler(gpu, () => ours.record()), ...prepared], repeat);
+    const times = await alternate([ownSampler(gpu, () => ours.record()), ...prepared], repeat, REST_MS);
 
     const [own] = times;
     if (own instanceof Error) throw own;

@@ -1,4 +1,5 @@
 /** Timing several implementations of the same work in turns, so that whatever else the machine does hits all of them alike. */
+import { setTimeout as sleep } from "node:timers/promises";
 
 /** Short passes are repeated until one sample takes this long: waiting for the device then costs about a percent. */
 const SAMPLE_MS = 20;
@@ -88,14 +89,22 @@ class Series {
 /**
  * Times all samplers, a sample of each in every round. One that fails gives its error, and the others go on.
  * @param repeat samples of each; absent: as many as fit a few seconds
+ * @param restMs milliseconds between one sample and the next
  */
-export async function alternate(samplers: readonly Sampler[], repeat?: number): Promise<(TimesInTurns | Error)[]> {
+export async function alternate(
+  samplers: readonly Sampler[],
+  repeat?: number,
+  restMs = 0,
+): Promise<(TimesInTurns | Error)[]> {
   const series = samplers.map((s) => new Series(s));
   for (const s of series) await s.prepare();
   for (;;) {
     const left = series.filter((s) => !s.done(repeat));
     if (left.length === 0) break;
-    for (const s of left) await s.sample();
+    for (const s of left) {
+      if (restMs > 0) await sleep(restMs);
+      await s.sample();
+    }
   }
   return series.map((s) => s.error ?? { ...summarizeTimes(s.samples), rounds: s.rounds });
 }
