@@ -13,6 +13,7 @@ import { channelAffine, channelAffineRef } from "../src/kernels/channelAffine.js
 import { channelSum, channelSumRef } from "../src/kernels/channelSum.js";
 import { channelSlice, channelSliceRef, concatForward, concatForwardRef } from "../src/kernels/concat.js";
 import { maskJoin, maskJoinRef } from "../src/kernels/maskJoin.js";
+import { maskUpdateUp, maskUpdateUpRef } from "../src/kernels/maskUpdateUp.js";
 import { maskMultiply, maskMultiplyRef } from "../src/kernels/maskMultiply.js";
 import { pixelScale, pixelScaleRef } from "../src/kernels/pixelScale.js";
 import { MAX_PARTIALS, reduceScalar, reduceScalarRef } from "../src/kernels/reduceScalar.js";
@@ -269,6 +270,30 @@ export const LAYER_OPS: readonly Op[] = [
         flops: 0,
         record: () => maskJoin(gpu, shape, storages({ low, skip, joined })),
         want: () => [[joined, maskJoinRef(shape, low.values, skip.values)]],
+      };
+    },
+  },
+  {
+    kernel: "maskUpdateUp",
+    pass: "forward",
+    covers: ["maskUpdateUp"],
+    plan: ({ gpu, s, pixels, input, result, mask }) => {
+      const [low, skip] = [input(pixels / 4, 0, binary), mask()];
+      const [scale, biasScale, maskOut] = [result(pixels, 0), result(pixels, 0), result(pixels, 0)];
+      const { n, h, w, c } = s;
+      const shape = { n, h, w, lowN: n, skipN: n, lowChannels: 2 * c, skipChannels: c };
+      const spec = { convention: "paper", biased: true } as const;
+      return {
+        flops: 0,
+        record: () => maskUpdateUp(gpu, shape, spec, storages({ low, skip, scale, biasScale, maskOut })),
+        want: () => {
+          const want = maskUpdateUpRef(shape, spec, low.values, skip.values);
+          return [
+            [scale, want.scale],
+            [biasScale, want.biasScale],
+            [maskOut, want.maskOut],
+          ];
+        },
       };
     },
   },

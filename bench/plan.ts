@@ -23,7 +23,7 @@ export const CONVOLUTIONS: readonly { readonly kernel: string; readonly pass: Pa
 /** What a convolution may dispatch. */
 const CONV_KERNELS = [
   ...ENGINE_KERNELS,
-  ...["maskUpdate", "pixelScale", "transposeWeight", "sumPartials", "upWeight", "upWeightBackward"],
+  ...["maskUpdate", "maskUpdateUp", "pixelScale", "transposeWeight", "sumPartials", "upWeight", "upWeightBackward"],
 ];
 
 const SOME_HOLES = 0.25;

@@ -2,8 +2,7 @@
 import { unpadChannels } from "../src/autograd/layout.js";
 import type { Gpu } from "../src/gpu/gpu.js";
 import type { Storage } from "../src/gpu/pool.js";
-import { maskJoinRef } from "../src/kernels/maskJoin.js";
-import { maskUpdate, maskUpdateRef } from "../src/kernels/maskUpdate.js";
+import { maskUpdateUp, maskUpdateUpRef } from "../src/kernels/maskUpdateUp.js";
 import { pconvBackwardInputRef } from "../src/kernels/pconvBackwardInput.js";
 import { pconvBackwardWeightRef } from "../src/kernels/pconvBackwardWeight.js";
 import { pconvForwardRef } from "../src/kernels/pconvForward.js";
@@ -83,21 +82,16 @@ export function makeUpConvolution(gpu: Gpu, pass: Pass, { layer, lowChannels, ho
   const memory = new DeviceMemory(gpu);
 
   const masks = { low: centreHole(h / 2, w / 2, holes), skip: centreHole(h, w, holes) };
-  const groups = { n: 1, h, w, lowN: 1, lowGroups: 1, skipN: 1, skipGroups: 1, lowFirst: true };
-  const joinedMask = maskJoinRef(groups, masks.low, masks.skip);
-  const maskShape = { ...layer, n: 1, c: 2, k: 1, channels: c };
-  const reference = maskUpdateRef(maskShape, CONVENTION, joinedMask, [s.low, s.skip]);
+  const maskShape = { n: 1, h, w, lowN: 1, skipN: 1, lowChannels: s.low, skipChannels: s.skip };
+  const reference = maskUpdateUpRef(maskShape, CONVENTION, masks.low, masks.skip);
   const onDevice = (values: ArrayLike<number>): Storage => {
     const storage = memory.room(values.length);
     gpu.write(storage, Float32Array.from(values));
     return storage;
   };
-  const mask = { low: onDevice(masks.low), skip: onDevice(masks.skip), joined: onDevice(joinedMask) };
+  const mask = { low: onDevice(masks.low), skip: onDevice(masks.skip) };
   const [scale, biasScale, maskOut] = [memory.room(h * w), memory.room(h * w), memory.room(h * w)];
-  const updateMask = () => {
-    const weight = gpu.constant([s.low, s.skip]);
-    maskUpdate(gpu, maskShape, CONVENTION, { mask: mask.joined, weight, scale, biasScale, maskOut });
-  };
+  const updateMask = () => maskUpdateUp(gpu, maskShape, CONVENTION, { ...mask, scale, biasScale, maskOut });
   updateMask();
 
   const inputs = {
