@@ -69,8 +69,8 @@ export const kernels = [
   {
     name: "decoder's lower mask read at full size",
     file: "src/kernels/maskUpdateUp.ts",
-    find: "select(0.0, low[of_low + before / 2u], left)",
-    replace: "select(0.0, low[of_low + before], left)",
+    find: "low[low_at + at_${j} / 2u]",
+    replace: "low[low_at + at_${j}]",
     why: "the lower mask is upsampled by two",
     tests: ["kernels-mask"],
   },

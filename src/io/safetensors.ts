@@ -17,11 +17,10 @@ import {
   type TensorDtype,
   type TensorEntry,
 } from "./tensorEntry.js";
-import { parseHeader } from "./safetensorsHeader.js";
+import { damaged, parseHeader } from "./safetensorsHeader.js";
 
 /** The reference implementation's limit; the largest real headers are a few MB. */
 const MAX_HEADER = 100_000_000;
-const damaged = "the file is damaged or was not written as safetensors: copy or download it again";
 
 /** What {@link readSafetensors} returns. */
 export interface SafetensorsFile {

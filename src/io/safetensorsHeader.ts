@@ -7,6 +7,9 @@
 import { FormatError } from "../errors.js";
 import { quote } from "./byteReader.js";
 
+/** Help for a file that is no safetensors. */
+export const damaged = "the file is damaged or was not written as safetensors: copy or download it again";
+
 /** One tensor's header entry: numbers are non-negative safe integers, not yet checked against each other. */
 export interface HeaderEntry {
   readonly dtype: string;
@@ -75,11 +78,7 @@ class Scanner {
   ) {}
 
   fail(expected: string): never {
-    throw new FormatError(
-      this.where,
-      `expected ${expected} at character ${this.position} of the header`,
-      "the file is damaged or was not written as safetensors: copy or download it again",
-    );
+    throw new FormatError(this.where, `expected ${expected} at character ${this.position} of the header`, damaged);
   }
 
   /** `{"key": value, ...}`; `member` reads the value. No key may come twice. */

@@ -54,13 +54,13 @@ const ROWS = 4;
 /** From so many outputs on there are enough invocations with {@link ROWS} of them each. */
 const MANY_OUTPUTS = 4096;
 
-/** Outputs of an invocation, one below the other, where there are so many in all. */
-export const rowsTogether = (outputs: number): number => (outputs >= MANY_OUTPUTS ? ROWS : 1);
-
 const { n, h, w, p, q, kh, strideH, strideW, padH, padW, dilH, dilW } = CONV_PARAMS;
 
-/** WGSL of `store`: what follows from an output's sum S. Needs `p.window` and the bindings `scale`, `bias_scale` and `mask_out`. */
+/** WGSL of the results' bindings and of `store`: what follows from an output's sum S. Needs `p.window`. */
 export const storeRatio = ({ convention, biased }: MaskUpdateSpec): string => /* wgsl */ `
+@group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
+@group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
+@group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
 fn store(id: u32, sum: f32) {
   ${
     convention === "pytorch"
@@ -82,9 +82,6 @@ export const maskUpdateKernel = defineKernel({
   wgsl: ({ convention, biased, kw, single, rows }: MaskUpdateTile) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> mask: array<f32>;               // [N,H,W,G]
 @group(0) @binding(2) var<storage, read> weight: array<f32>;             // [G] channels per group
-@group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,P,Q]
-@group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,P,Q]
-@group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,P,Q]
 ${storeRatio({ convention, biased })}${linearMain(
     rows === 1 ? "p.n * p.p * p.q" : `p.n * ((p.p + ${rows - 1}u) / ${rows}u) * p.q`,
     `  let blocks = ${rows === 1 ? "p.p" : `(p.p + ${rows - 1}u) / ${rows}u`};
@@ -152,7 +149,7 @@ export function maskUpdate(gpu: Gpu, s: MaskUpdateShape, spec: MaskUpdateSpec, b
   const [p, q] = convOutputSize("maskUpdate", s);
   const params = { ...convParams(s, [p, q]), groups: s.c, window: windowSize(s, spec.convention) };
   const buffers = [b.mask, b.weight, b.scale, b.biasScale, b.maskOut];
-  const rows = s.dilation[0] === 1 ? rowsTogether(s.n * p * q) : 1;
+  const rows = s.dilation[0] === 1 && s.n * p * q >= MANY_OUTPUTS ? ROWS : 1;
   const tile = { ...spec, kw: s.kernel[1], single: s.c === 1, rows };
   gpu.dispatch(maskUpdateKernel, tile, params, buffers, linearGrid(s.n * Math.ceil(p / rows) * q));
 }

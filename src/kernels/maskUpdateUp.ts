@@ -13,7 +13,7 @@ import { linearGrid, linearMain } from "../gpu/linear.js";
 import type { Storage } from "../gpu/pool.js";
 import { range } from "./conv/range.js";
 import { maskJoinRef } from "./maskJoin.js";
-import { maskUpdateRef, type MaskUpdateSpec, rowsTogether, storeRatio, windowSize } from "./maskUpdate.js";
+import { maskUpdateRef, type MaskUpdateSpec, storeRatio, windowSize } from "./maskUpdate.js";
 import { squareWindow } from "./shape.js";
 
 export const maskUpdateUpKernel = defineKernel({
@@ -29,44 +29,35 @@ export const maskUpdateUpKernel = defineKernel({
     window: "f32",
   },
   bindings: ["read", "read", "read_write", "read_write", "read_write"],
-  wgsl: ({ rows, ...spec }: MaskUpdateSpec & { readonly rows: number }) => /* wgsl */ `
+  wgsl: (spec: MaskUpdateSpec) => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> low: array<f32>;                // [Na,H/2,W/2]
 @group(0) @binding(2) var<storage, read> skip: array<f32>;               // [Nb,H,W]
-@group(0) @binding(3) var<storage, read_write> scale: array<f32>;        // [N,H,W]
-@group(0) @binding(4) var<storage, read_write> bias_scale: array<f32>;   // [N,H,W]
-@group(0) @binding(5) var<storage, read_write> mask_out: array<f32>;     // [N,H,W]
 ${storeRatio(spec)}
 /** What row y adds to the sums of windows around column x. */
 fn line(n: u32, y: u32, x: u32) -> f32 {
   if (y >= p.h) { return 0.0; }
-  let of_low = (n % p.lowN * (p.h / 2u) + y / 2u) * (p.w / 2u);
-  let of_skip = (n % p.skipN * p.h + y) * p.w;
-  let left = x > 0u;
-  let right = x + 1u < p.w;
-  let before = select(0u, x - 1u, left);
-  let after = select(x, x + 1u, right);
-  let lows = low[of_low + x / 2u] + select(0.0, low[of_low + before / 2u], left) + select(0.0, low[of_low + after / 2u], right);
-  let skips = skip[of_skip + x] + select(0.0, skip[of_skip + before], left) + select(0.0, skip[of_skip + after], right);
-  return p.lowChannels * lows + p.skipChannels * skips;
+  let low_at = (n % p.lowN * (p.h / 2u) + y / 2u) * (p.w / 2u);
+  let skip_at = (n % p.skipN * p.h + y) * p.w;
+  var sum = 0.0;
+  ${range(3)
+    .map((j) => {
+      const value = `p.lowChannels * low[low_at + at_${j} / 2u] + p.skipChannels * skip[skip_at + at_${j}]`;
+      return `let x_${j} = x + ${j}u - 1u; let at_${j} = min(x_${j}, p.w - 1u); sum += select(0.0, ${value}, x_${j} < p.w);`;
+    })
+    .join("\n  ")}
+  return sum;
 }
 ${linearMain(
-  `p.n * ((p.h + ${rows - 1}u) / ${rows}u) * p.w`,
+  "p.n * (p.h / 2u) * p.w",
   `  let over = id / p.w;
   let x = id - over * p.w;
-  let blocks = (p.h + ${rows - 1}u) / ${rows}u;
-  let n = over / blocks;
-  let y = (over - n * blocks) * ${rows}u;
-  // The row above the first wraps around, and is beyond the last.
-  ${range(rows + 2)
-    .map((i) => `let line_${i} = line(n, y + ${i}u - 1u, x);`)
-    .join(" ")}
+  let n = over / (p.h / 2u);
+  let y = 2u * (over - n * (p.h / 2u));
+  // Two outputs, one below the other, share rows. The row above the first wraps around, and is beyond the last.
+  let middle = line(n, y, x) + line(n, y + 1u, x);
   let first = (n * p.h + y) * p.w + x;
-  ${range(rows)
-    .map((o) => {
-      const store = `store(first + ${o}u * p.w, line_${o} + line_${o + 1} + line_${o + 2});`;
-      return o === 0 ? store : `if (y + ${o}u < p.h) { ${store} }`;
-    })
-    .join("\n  ")}`,
+  store(first, line(n, y - 1u, x) + middle);
+  store(first + p.w, middle + line(n, y + 2u, x));`,
 )}
 `,
 });
@@ -96,9 +87,8 @@ export interface MaskUpdateUpBuffers {
 export function maskUpdateUp(gpu: Gpu, s: MaskUpdateUpShape, spec: MaskUpdateSpec, b: MaskUpdateUpBuffers): void {
   const channels = s.lowChannels + s.skipChannels;
   const params = { ...s, window: windowSize({ kernel: [3, 3], channels }, spec.convention) };
-  const rows = rowsTogether(s.n * s.h * s.w);
   const buffers = [b.low, b.skip, b.scale, b.biasScale, b.maskOut];
-  gpu.dispatch(maskUpdateUpKernel, { ...spec, rows }, params, buffers, linearGrid(s.n * Math.ceil(s.h / rows) * s.w));
+  gpu.dispatch(maskUpdateUpKernel, spec, params, buffers, linearGrid((s.n * s.h * s.w) / 2));
 }
 
 /** The same in float64, by way of the joined mask. */

@@ -11,6 +11,9 @@ import { Conv2d } from "../nn/layers.js";
 import type { LoadableTensor } from "../nn/module.js";
 import { Module } from "../nn/module.js";
 
+/** Help for weights that are not VGG's. */
+export const VGG_HELP = "give torchvision's VGG16 or VGG19 weights, for example vgg16-397923af.pth, or Keras's as .h5";
+
 /** Indices of the convolutions in torchvision's `features`, by block; pools stand between them. */
 const BLOCKS = {
   vgg16: [[0, 2], [5, 7], [10, 12, 14]],
@@ -49,12 +52,12 @@ export class Vgg extends Module {
     private readonly inputShift: readonly number[] | null = null,
   ) {
     super(gpu);
-    const help = "use torchvision's VGG16 or VGG19 weights, for example vgg16-397923af.pth";
     let inChannels = 3;
     const specs = BLOCKS[architecture].flat().map((index) => {
       const weight = state.get(`features.${index}.weight`);
       const bias = state.get(`features.${index}.bias`);
-      if (!weight || !bias) throw new FormatError(where, `expected features.${index}.weight and .bias, got none`, help);
+      if (!weight || !bias)
+        throw new FormatError(where, `expected features.${index}.weight and .bias, got none`, VGG_HELP);
       const [outChannels] = weight.shape;
       const wanted = [outChannels, inChannels, 3, 3];
       for (const [name, got, shape] of [
@@ -62,7 +65,7 @@ export class Vgg extends Module {
         [`features.${index}.bias`, bias.shape, [outChannels]],
       ] as const) {
         if (got.join() === shape.join()) continue;
-        throw new FormatError(where, `expected ${name} of shape ${shape.join("x")}, got ${got.join("x")}`, help);
+        throw new FormatError(where, `expected ${name} of shape ${shape.join("x")}, got ${got.join("x")}`, VGG_HELP);
       }
       const spec = { index, inChannels, outChannels, weight, bias };
       inChannels = outChannels;

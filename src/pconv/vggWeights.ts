@@ -5,7 +5,7 @@ import type { Gpu } from "../gpu/gpu.js";
 import { quote } from "../io/byteReader.js";
 import type { TensorEntry } from "../io/tensorEntry.js";
 import type { LoadableTensor } from "../nn/module.js";
-import { Vgg } from "./vgg.js";
+import { Vgg, VGG_HELP } from "./vgg.js";
 
 /**
  * What weights want to see: `torchvision` is RGB normalised by ImageNet's mean and deviation, `caffe` is BGR of 0..255 less
@@ -17,7 +17,6 @@ export type VggConvention = "torchvision" | "caffe";
 const CAFFE_MEAN = [123.68, 116.779, 103.939] as const;
 
 const FIRST = "features.0.weight";
-const help = "give torchvision's VGG16 or VGG19 weights, for example vgg16-397923af.pth, or Keras's as .h5";
 
 /** A VGG's tensors by torchvision's names, for images normalised as torchvision's to which `inputShift` is added. */
 export interface VggWeights {
@@ -64,7 +63,11 @@ export function findVgg(
 export function vggFromCaffe(tensors: ReadonlyMap<string, LoadableTensor>, where: string): VggWeights {
   const first = tensors.get(FIRST);
   if (first?.shape.length !== 4 || first.shape[1] !== 3) {
-    throw new FormatError(where, `expected ${FIRST} of shape Ox3x3x3, got ${first?.shape.join("x") ?? "none"}`, help);
+    throw new FormatError(
+      where,
+      `expected ${FIRST} of shape Ox3x3x3, got ${first?.shape.join("x") ?? "none"}`,
+      VGG_HELP,
+    );
   }
   const taps = first.shape[2] * first.shape[3];
   const toFloat32 = () => {
@@ -93,7 +96,7 @@ export function foldInputShift(
   const bias = tensors.get("features.0.bias");
   if (bias?.shape.join() !== String(weight.shape[0])) {
     const got = bias?.shape.join("x") ?? "none";
-    throw new FormatError(where, `expected features.0.bias of ${weight.shape[0]} values, got ${got}`, help);
+    throw new FormatError(where, `expected features.0.bias of ${weight.shape[0]} values, got ${got}`, VGG_HELP);
   }
   const taps = weight.shape[2] * weight.shape[3];
   const toFloat32 = () => {
@@ -124,7 +127,7 @@ export function vggFromTensors(
   if (!found) {
     const [some] = tensors.keys();
     const got = some === undefined ? "no tensors" : `${tensors.size} others, the first ${quote(some)}`;
-    throw new FormatError(where, `expected the tensors of a VGG (${FIRST} and so on), got ${got}`, help);
+    throw new FormatError(where, `expected the tensors of a VGG (${FIRST} and so on), got ${got}`, VGG_HELP);
   }
   const weights = convention === "caffe" ? vggFromCaffe(found, where) : { tensors: found, inputShift: null };
   return new Vgg(gpu, weights.tensors, undefined, where, weights.inputShift);

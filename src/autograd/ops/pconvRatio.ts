@@ -30,10 +30,8 @@ export function pconvRatio(tape: Tape, mask: Mask, s: ConvShape, o: RatioOptions
   const shape = { ...s, n: mask.n, c: mask.groups, k: 1, channels: counted.reduce((a, b) => a + b, 0) };
   const [h, w] = convOutputSize("pconv2d", s);
   // u = clamp(S, 0, 1) of fractions may be a fraction; of integers it is not.
-  const out = tape.allocMask({ n: mask.n, h, w }, null, mask.binary || o.convention === "pytorch");
-  const ratio = ratioOf(tape, out);
-  const buffers = { mask: mask.storage, weight: tape.gpu.constant(counted), ...targets(ratio) };
-  maskUpdate(tape.gpu, shape, { convention: o.convention, biased: o.biased }, buffers);
+  const ratio = ratioOf(tape, tape.allocMask({ n: mask.n, h, w }, null, mask.binary || o.convention === "pytorch"));
+  maskUpdate(tape.gpu, shape, specOf(o), { mask: mask.storage, weight: tape.gpu.constant(counted), ...targets(ratio) });
   tape.ratios.set(mask, ofMask.set(key, ratio));
   return ratio;
 }
@@ -54,18 +52,18 @@ export function pconvRatioUp(
     return pconvRatio(tape, joinMasks(tape, low, skip, order), s, o);
   }
   const size = joinedSize(low.mask, skip.mask);
-  const sizes = { ...size, lowN: low.mask.n, skipN: skip.mask.n };
-  const [lowChannels] = low.mask.channelsFor("pconv2dUp", low.channels);
-  const [skipChannels] = skip.mask.channelsFor("pconv2dUp", skip.channels);
+  const [[lowChannels], [skipChannels]] = [low, skip].map((m) => m.mask.channelsFor("pconv2dUp", m.channels));
   const binary = low.mask.binary && skip.mask.binary;
   // Each window has a pixel of low: where these are alike and valid, nothing is a hole.
   const out = tape.allocMask(size, null, binary || o.convention === "pytorch", binary && low.mask.uniform);
   const ratio = ratioOf(tape, out);
-  const buffers = { low: low.mask.storage, skip: skip.mask.storage, ...targets(ratio) };
-  const spec = { convention: o.convention, biased: o.biased };
-  maskUpdateUp(tape.gpu, { ...sizes, lowChannels, skipChannels }, spec, buffers);
+  const shape = { ...size, lowN: low.mask.n, skipN: skip.mask.n, lowChannels, skipChannels };
+  maskUpdateUp(tape.gpu, shape, specOf(o), { low: low.mask.storage, skip: skip.mask.storage, ...targets(ratio) });
   return ratio;
 }
+
+/** What kernels are compiled for, and nothing else that the caller's object holds. */
+const specOf = ({ convention, biased }: RatioOptions) => ({ convention, biased });
 
 /** Room for what belongs to a new mask. */
 function ratioOf(tape: Tape, mask: Mask): MaskRatio {

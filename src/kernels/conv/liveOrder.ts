@@ -67,11 +67,8 @@ export const liveOrderKernel = defineKernel({
   params: { ...GATHER_PARAMS, words: "u32", chunks: "u32" },
   bindings: ["read", "read_write"],
   wgsl: ({ alone }: LiveOrderSpec) => /* wgsl */ `
-${
-  alone
-    ? "@group(0) @binding(1) var<storage, read> live_mask: array<f32>;      // [N|1,outH,outW]"
-    : "@group(0) @binding(1) var<storage, read> bits: array<u32>;           // [orderGroups,words]"
-}
+// [N|1,outH,outW], or [orderGroups,words]
+@group(0) @binding(1) var<storage, read> ${alone ? "live_mask: array<f32>" : "bits: array<u32>"};
 @group(0) @binding(2) var<storage, read_write> order: array<u32>;    // [orderGroups,pixels]
 /** Of each invocation: live pixels that it counted before this workgroup's words, in all words, and in its own word. */
 var<workgroup> counts: array<vec3<u32>, ${CHUNK_WORDS}>;

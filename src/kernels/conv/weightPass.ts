@@ -34,14 +34,12 @@ export const WEIGHT_BINDINGS: readonly Access[] = ["read", "read", "read", "read
 
 /**
  * WGSL that every backend starts with.
- * @param live type of the third binding: the mask of live pixels, or what the backend has made of it
+ * @param live the third binding: the mask of live pixels [N|1,P,Q], dy is zero where it is; or what the backend has made of it
  */
-export const weightPrelude = (
-  live = "live_mask: array<f32>;      // [N|1,P,Q]: dy is zero where this is",
-): string => /* wgsl */ `
+export const weightPrelude = (live = "live_mask: array<f32>"): string => /* wgsl */ `
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;            // [N,H,W,C]
 @group(0) @binding(2) var<storage, read> dy: array<vec4f>;           // [N,P,Q,K]
-@group(0) @binding(3) var<storage, read> ${live}
+@group(0) @binding(3) var<storage, read> ${live};
 @group(0) @binding(4) var<storage, read_write> dw: array<vec4f>;     // [chunks,kh,kw,C,K]
 
 /** First of the output rows that a tap sums over. */

@@ -35,7 +35,8 @@ export const weightSubgroupKernel = defineKernel({
       return `subgroupBroadcast(s_${Math.floor(slot / lanes)}, ${slot % lanes}u)`;
     };
     return /* wgsl */ `
-${weightPrelude("live_columns: array<u32>;   // [N|1,P,livePitch], see liveRows.ts")}
+// live_columns [N|1,P,livePitch], see liveRows.ts
+${weightPrelude("live_columns: array<u32>")}
 @compute @workgroup_size(${lanes})
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
