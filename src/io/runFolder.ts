@@ -85,8 +85,9 @@ export class RunFolder {
     const run = new RunFolder(dir, !existed, lock);
     try {
       await RunFolder.checkFree(dir); // another process may have been faster
-      await makeFolder(run.path(SAMPLES));
+      // First: killed before this, a start leaves a folder that counts as free; after it, a run that can be resumed.
       await run.writeConfig(config);
+      await makeFolder(run.path(SAMPLES));
     } catch (error) {
       lock.release();
       throw error;

@@ -54,6 +54,14 @@ describe("RunFolder", () => {
     await expect(RunFolder.create(join(dir, "file"), {})).rejects.toThrow(UserError);
   });
 
+  it("counts as free until its configuration is there", async () => {
+    const cyclic: Record<string, unknown> = {};
+    cyclic["self"] = cyclic;
+    await expect(RunFolder.create(join(dir, "run"), cyclic)).rejects.toThrow(TypeError);
+    await RunFolder.checkFree(join(dir, "run"));
+    await create(join(dir, "run"), {});
+  });
+
   // Node's own recursive mkdir never comes back from this one.
   it.skipIf(process.platform !== "linux")("refuses a place in /proc", async () => {
     await expect(RunFolder.create("/proc/pconv/run", {})).rejects.toThrow(/expected a place that can be written to/);
