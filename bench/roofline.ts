@@ -2,9 +2,10 @@
  * The roofline picture (Williams, Waterman & Patterson 2009): what each measurement reaches against what the adapter allows at
  * its operational intensity, min(FMA peak, intensity x copy bandwidth). Both axes are logarithmic.
  */
-import { access, constants, stat } from "node:fs/promises";
-import { dirname, extname, resolve } from "node:path";
+import { stat } from "node:fs/promises";
+import { extname } from "node:path";
 import { UserError } from "../src/errors.js";
+import { checkPlace } from "../src/io/files.js";
 import { COLOURS, Drawing, escaped, writeDrawing } from "./drawing.js";
 import type { Measurement } from "./measure.js";
 
@@ -105,12 +106,7 @@ export async function checkRooflineName(path: string): Promise<void> {
   if (![".svg", ".png"].includes(extname(path).toLowerCase())) {
     throw new UserError("--roofline", `expected a name that ends in .svg or .png, got ${path}`, "try roofline.svg");
   }
-  const folder = dirname(resolve(path));
-  try {
-    await access(folder, constants.W_OK);
-  } catch {
-    throw new UserError("--roofline", `expected a folder that can be written, got ${folder}`, "make the folder first");
-  }
+  await checkPlace(path);
   const there = await stat(path).catch(() => null);
   if (there?.isDirectory()) {
     throw new UserError("--roofline", `expected the name of a file, got the folder ${path}`, "name a file in it");

@@ -3,6 +3,7 @@ import { basename, extname } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { printable, UserError } from "../src/errors.js";
 import { DEFAULT_WEIGHTS } from "../src/io/defaultWeights.js";
+import { checkPlace } from "../src/io/files.js";
 import { listPictures } from "../src/io/folderList.js";
 import { readMask, readPicture } from "../src/io/imageFile.js";
 import { writePicturePng } from "../src/io/png.js";
@@ -282,6 +283,7 @@ async function runAmong(o: Options, ranks: Ranks): Promise<void> {
     );
   }
   const { found, paths, masks } = await ranks.together(async () => {
+    if (o.sheet !== undefined) await checkPlace(o.sheet);
     const found = await listPictures(o.images);
     const paths = found.slice(0, o.limit);
     return { found, paths, masks: await readMasks(o, paths.length, !ranks.first) };

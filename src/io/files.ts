@@ -1,6 +1,6 @@
 /** Reading and writing whole files with this library's errors instead of Node's. Node only. */
-import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { access, constants, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
+import { dirname, resolve, sep } from "node:path";
 import { UserError } from "../errors.js";
 import { cachedDownload, type DownloadOptions } from "./download.js";
 import { isUrl } from "./url.js";
@@ -71,6 +71,27 @@ async function makeFolders(path: string): Promise<void> {
     await makeFolders(parent);
     await make();
   }
+}
+
+/**
+ * Makes sure that {@link writeWhole} has somewhere to write to, before there is anything to write; makes nothing.
+ *
+ * @throws {UserError} a file on the way, or no permission
+ */
+export async function checkPlace(path: string): Promise<void> {
+  let folder = dirname(resolve(path));
+  try {
+    while (!(await stat(folder).catch(absent))) folder = dirname(folder);
+    await access(folder + sep, constants.W_OK); // the separator: this fails where it is no folder
+  } catch (cause) {
+    throw fileError(path, "write", cause);
+  }
+}
+
+/** null for what is not there; a path through a file has nothing there either. */
+function absent(cause: unknown): null {
+  if (!["ENOENT", "ENOTDIR"].includes((cause as NodeJS.ErrnoException).code ?? "")) throw cause;
+  return null;
 }
 
 const HELP: Record<string, string> = {

@@ -160,8 +160,9 @@ describe("the roofline", () => {
 
   it("refuses names that it could not write", async () => {
     await expect(checkRooflineName("roof.pdf")).rejects.toThrow(/expected a name that ends in .svg or .png, got roof/);
-    await expect(checkRooflineName(join(folder, "none", "roof.svg"))).rejects.toThrow(/a folder that can be written/);
-    await checkRooflineName(join(folder, "roof.PNG"));
+    for (const name of ["roof.PNG", join("new", "roof.svg")]) await checkRooflineName(join(folder, name));
+    writeFileSync(join(folder, "file"), "");
+    await expect(checkRooflineName(join(folder, "file", "roof.svg"))).rejects.toThrow(/a place that can be written to/);
     mkdirSync(join(folder, "folder.svg"));
     await expect(checkRooflineName(join(folder, "folder.svg"))).rejects.toThrow(/expected the name of a file, got the/);
   });

@@ -1,7 +1,7 @@
 /** `pconv evaluate`, and the kinds of `pconv masks`, as users run them: compiled, in a process of their own. */
 import { execFile } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -137,6 +137,10 @@ describe("pconv evaluate", () => {
     expect(stdout).toMatch(/^0\.01-0\.1 +mean +1 +1 /m);
     expect(stdout).not.toContain("sheet:");
     expectRefusal(await run("evaluate", ...folders(), ...baseline, "--sheet", at("sheet.jpg")), "ends in .png");
+    // Before anything is measured, where that can be told.
+    await writeFile(at("file"), "");
+    const below = await run("evaluate", ...folders(), ...baseline, "--sheet", at("file/sheet.png"));
+    expectRefusal(below, "expected a place that can be written to");
   });
 
   it("measures the network that comes with the package unless told otherwise", { timeout: 60_000 }, async () => {

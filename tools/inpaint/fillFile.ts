@@ -1,6 +1,6 @@
 /** Filling the holes of one picture file. */
 import { UserError } from "../../src/errors.js";
-import { writeWhole } from "../../src/io/files.js";
+import { checkPlace, writeWhole } from "../../src/io/files.js";
 import { encodeStored, losslessFormat, lossesOf, type OutputFormat } from "../../src/io/storedEncode.js";
 import { fillStored, viewsOf } from "../../src/io/storedFill.js";
 import { readStored } from "../../src/io/storedPicture.js";
@@ -55,6 +55,7 @@ export async function fillFile(model: PConvUNet, job: Job, o: FillOptions): Prom
   const format = job.outFormat ?? losslessFormat(stored);
   const out = job.outFormat ? job.out : job.out + ENDING[format];
   o.checkOut(out);
+  await checkPlace(out);
   const { mask, greyPixels, notes } = await fitMask(job.mask, stored, o);
   const ratio = holeRatio(mask);
   checkShare(job.mask, ratio, o.holes);
