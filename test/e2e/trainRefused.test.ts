@@ -110,6 +110,11 @@ describe("refusals: two lines, exit 2, nothing written", () => {
       /^--stage finetune: expected --stage train/,
     ],
     [
+      "another name",
+      ["--resume", "--out", "given", "--name", "x"],
+      /^--name x: expected no --name as the run was started/,
+    ],
+    [
       "another loss",
       ["--resume", "--out", "given", "--vgg-path", "vgg.safetensors"],
       /^--vgg-path vgg.safetensors: expected --no-vgg/,

@@ -197,7 +197,7 @@ export function resumedOptions(
   const { options, given } = call;
   const merged: Record<string, unknown> = { ...run, ranks: options.ranks };
   for (const key of Object.keys(OPTIONS) as (keyof TrainOptions)[]) {
-    if (!given.has(key) || key === "name") continue; // the name has found the folder
+    if (!given.has(key) || (key === "name" && call.out === null)) continue; // the name has found the folder
     const same =
       JSON.stringify(run[key]) === JSON.stringify(options[key]) || (PATHS.has(key) && samePath(run[key], options[key]));
     const otherLoss = key === "vggPath" && (run.vggPath === null) !== (options.vggPath === null);
