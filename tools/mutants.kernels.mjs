@@ -9,6 +9,14 @@ export const kernels = [
     tests: ["kernels-mask"],
   },
   {
+    name: "mask of the batch taken for each picture's own",
+    file: "src/kernels/maskMultiply.ts",
+    find: "c4 * groups === 1 && own.pixels === pixels",
+    replace: "c4 * groups === 1",
+    why: "pictures after the first would read beyond the mask",
+    tests: ["kernels-mask"],
+  },
+  {
     name: "ratio dropped",
     file: "src/kernels/conv/epilogue.ts",
     find: "total * share.x * channel.gain",

@@ -8,6 +8,16 @@ export const MATRIX_FEATURE = "chromium-experimental-subgroup-matrix";
 
 const OPTIONAL_FEATURES: readonly string[] = ["shader-f16", "subgroups", "timestamp-query", MATRIX_FEATURE];
 
+/** Limits that are asked for as large as the adapter has them. */
+const RAISED_LIMITS = [
+  "maxStorageBufferBindingSize",
+  "maxBufferSize",
+  "minStorageBufferOffsetAlignment",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+] as const;
+
 /** What an adapter that offers {@link MATRIX_FEATURE} tells of it. */
 interface MatrixInfo {
   readonly subgroupMatrixConfigs?: Iterable<{
@@ -44,18 +54,10 @@ export async function openDevice(adapter: GPUAdapter, memoryLimit = Infinity, as
   if (/null backend/i.test(`${summary.vendor} ${adapter.info.device} ${summary.description}`)) {
     throw new GpuError("openGpu", "expected an adapter that computes, got Dawn's null backend", "remove backend=null");
   }
-  const limit = (name: keyof GPUSupportedLimits) => adapter.limits[name] as number;
   const device = await adapter.requestDevice({
     label: "pconv-webgpu",
     requiredFeatures: OPTIONAL_FEATURES.filter((f) => adapter.features.has(f)) as GPUFeatureName[],
-    requiredLimits: {
-      maxStorageBufferBindingSize: limit("maxStorageBufferBindingSize"),
-      maxBufferSize: limit("maxBufferSize"),
-      minStorageBufferOffsetAlignment: limit("minStorageBufferOffsetAlignment"),
-      maxComputeWorkgroupStorageSize: limit("maxComputeWorkgroupStorageSize"),
-      maxComputeInvocationsPerWorkgroup: limit("maxComputeInvocationsPerWorkgroup"),
-      maxComputeWorkgroupSizeX: limit("maxComputeWorkgroupSizeX"),
-    },
+    requiredLimits: Object.fromEntries(RAISED_LIMITS.map((name) => [name, adapter.limits[name]])),
   });
   return new Gpu(device, summary, memoryLimit, asking);
 }

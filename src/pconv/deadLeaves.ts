@@ -63,9 +63,7 @@ export function deadLeaves(width: number, height: number, rng: Rng): Picture {
     fill(canvas, outline, drawSurface(rng, palette, outline.radius));
   }
   if (canvas.open > 0) fill(canvas, wholeCanvas(width, height), drawSurface(rng, palette, scale));
-  const pixels = canvas.pixels;
-  for (let i = 0; i < pixels.length; i++) pixels[i] = Math.min(1, Math.max(0, pixels[i]));
-  return { width, height, pixels };
+  return { width, height, pixels: canvas.pixels.map((v) => Math.min(1, Math.max(0, v))) };
 }
 
 /** A radius with density proportional to r^-3 in [smallest, largest], by inversion: the scale-invariant law. */
@@ -135,19 +133,16 @@ interface Outline {
 
 /** A disc, an ellipse, a rectangle or a polygon, turned at random; its centre may lie outside the picture. */
 function drawOutline(rng: Rng, width: number, height: number, radius: number): Outline {
-  const x = rng.uniform(-radius, width + radius);
-  const y = rng.uniform(-radius, height + radius);
+  const place = { x: rng.uniform(-radius, width + radius), y: rng.uniform(-radius, height + radius), radius };
   const angle = rng.uniform(0, 2 * Math.PI);
   const [c, s] = [Math.cos(angle), Math.sin(angle)];
   const kind = rng.uniform();
-  if (kind < 0.3) return { x, y, radius, reach: radius, distance: (dx, dy) => Math.hypot(dx, dy) - radius };
+  if (kind < 0.3) return { ...place, reach: radius, distance: (dx, dy) => Math.hypot(dx, dy) - radius };
   if (kind < 0.5) {
     const aspect = Math.sqrt(rng.uniform(0.3, 1));
     const [a, b] = [radius / aspect, radius * aspect];
     return {
-      x,
-      y,
-      radius,
+      ...place,
       reach: a,
       distance: (dx, dy) => {
         const [u, v] = [(dx * c + dy * s) / a, (dy * c - dx * s) / b];
@@ -161,9 +156,7 @@ function drawOutline(rng: Rng, width: number, height: number, radius: number): O
     const aspect = Math.sqrt(rng.uniform(0.15, 1));
     const [a, b] = [radius / aspect, radius * aspect];
     return {
-      x,
-      y,
-      radius,
+      ...place,
       reach: Math.hypot(a, b),
       distance: (dx, dy) => Math.max(Math.abs(dx * c + dy * s) - a, Math.abs(dy * c - dx * s) - b),
     };
@@ -175,9 +168,7 @@ function drawOutline(rng: Rng, width: number, height: number, radius: number): O
     return { nx: Math.cos(direction), ny: Math.sin(direction), offset: radius * rng.uniform(0.7, 1) };
   });
   return {
-    x,
-    y,
-    radius,
+    ...place,
     reach: radius * 2,
     distance: (dx, dy) => {
       let farthest = Math.hypot(dx, dy) - 2 * radius;

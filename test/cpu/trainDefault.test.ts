@@ -14,9 +14,10 @@ const folder = mkdtempSync(join(tmpdir(), "pconv-train-default-"));
 const at = (name: string) => join(folder, name);
 afterAll(() => rmSync(folder, { recursive: true }));
 
-it.each(PHASES)("phase $name has options that pconv-train takes", ({ options, steps }) => {
+it.each(PHASES)("phase $name has options that pconv-train takes", ({ options, steps, vgg }) => {
   const command = trainCommand().action(() => undefined);
-  const inputs = ["--train", "photos", "--masks", "masks", "--checkpoint", "x", "--no-vgg"];
+  const loss = vgg ? ["--vgg-path", "vgg.pth"] : ["--no-vgg"];
+  const inputs = ["--train", "photos", "--masks", "masks", "--checkpoint", "x", ...loss];
   command.parse(["node", "pconv-train", ...inputs, "--steps", String(steps), ...COMMON, ...options]);
   const call = invocation(command);
   expect(() => checkNewRun(call)).not.toThrow();

@@ -49,6 +49,7 @@ const SPECS: Readonly<Record<string, readonly unknown[]>> = {
     single: flags,
     rows: [1, 4],
   }),
+  maskMultiply: combine({ picture: flags }),
   maskUpdateUp: combine({ convention: ["paper", "pytorch", "keras", "unscaled"], biased: flags }),
   gatherMatrix: MATRIX_TILES.map((tile) => ({ ...tile, unit: { m: 16, n: 16, k: 16, lanes: 32 } })),
   ...Object.fromEntries(

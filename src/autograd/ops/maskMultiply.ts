@@ -13,13 +13,13 @@ export function maskMultiply(tape: Tape, x: Tensor, mask: Mask): Tensor {
   const groupOf = gpu.constant(
     mask.channelsFor("maskMultiply", x.shape.c).flatMap((count, g) => Array<number>(count).fill(g)),
   );
-  const apply = (from: Tensor, name: string) => {
-    const to = tape.like(x, name);
+  const apply = (from: Tensor) => {
+    const to = tape.like(x, "maskMultiply");
     const buffers = { x: from.storage, mask: mask.storage, groupOf, y: to.storage };
     kernel(gpu, x.shape, mask.n, mask.groups, buffers);
     return to;
   };
-  const y = apply(x, "maskMultiply");
+  const y = apply(x);
   y.zeroUnder = mask;
-  return tape.record("maskMultiply", [x], y, [], (dy) => [apply(dy, "maskMultiply.dx")]);
+  return tape.record("maskMultiply", [x], y, [], (dy) => [apply(dy)]);
 }
