@@ -15,6 +15,7 @@ interface Options {
   readonly photos: string;
   readonly masks: string;
   readonly validation?: string;
+  readonly vggPath: string;
   readonly out: string;
   readonly continue?: number;
   readonly install?: true;
@@ -28,11 +29,14 @@ const ROOT = fileURLToPath(new URL(import.meta.url.includes("/dist/") ? "../../.
 const SHIPPED = join(ROOT, "models", "default.safetensors");
 const MOMENTS = join(ROOT, "tools", "train-default", "state", "optimizer.safetensors");
 
-/** The last phase once more, from the network as it is shipped and from its moments. */
+const lastWithoutVgg = (phases: readonly Phase[]): number => phases.findLastIndex(({ vgg }) => !vgg);
+
+/** The last phase without VGG once more, from the network as it is shipped and from its moments, and what follows it. */
 function continued(steps: number): readonly Phase[] {
-  const last = PHASES[PHASES.length - 1];
-  const options = last.options.map((o, i) => (last.options[i - 1] === "--seed" ? String(1000 + steps) : o));
-  return [{ ...last, name: `continued-${steps}`, steps, options, newBase: undefined }];
+  const at = lastWithoutVgg(PHASES);
+  const again = PHASES[at];
+  const options = again.options.map((o, i) => (again.options[i - 1] === "--seed" ? String(1000 + steps) : o));
+  return [{ ...again, name: `continued-${steps}`, steps, options, newBase: undefined }, ...PHASES.slice(at + 1)];
 }
 
 async function run(o: Options): Promise<void> {
@@ -40,7 +44,7 @@ async function run(o: Options): Promise<void> {
   await mkdir(o.out, { recursive: true });
   const folders = phases.map(({ name }) => join(o.out, name));
   let start = o.continue === undefined ? [] : ["--checkpoint", SHIPPED, "--checkpoint-optimizer", MOMENTS];
-  for (const [i, { name, steps, batchSize, imageSize, newBase, options }] of phases.entries()) {
+  for (const [i, { name, steps, batchSize, imageSize, newBase, vgg, options }] of phases.entries()) {
     if (newBase) {
       const [, weights] = start;
       start = ["--checkpoint", join(o.out, `${name}-start.safetensors`)];
@@ -56,7 +60,8 @@ async function run(o: Options): Promise<void> {
         ...(o.validation === undefined ? [] : ["--validation", o.validation]),
       ],
       ...["--steps", String(steps), "--batch-size", String(batchSize), "--image-size", String(imageSize)],
-      ...["--no-vgg", ...COMMON, ...options, ...start],
+      ...(vgg ? ["--vgg-path", o.vggPath] : ["--no-vgg"]),
+      ...[...COMMON, ...options, ...start],
     ]);
     start = ["--checkpoint", join(await lastCheckpoint(folders[i]), "ema.safetensors")];
   }
@@ -65,7 +70,9 @@ async function run(o: Options): Promise<void> {
   await packWeights(join(last, "ema.safetensors"), weights, {
     "pconv-webgpu.recipe": phases.map(({ name }) => name).join(" "),
   });
-  await packOptimizer(join(last, "optimizer.safetensors"), moments);
+  // What a continued training begins with is the phase without VGG.
+  const toContinue = await lastCheckpoint(folders[lastWithoutVgg(phases)]);
+  await packOptimizer(join(toContinue, "optimizer.safetensors"), moments);
   const logs = await Promise.all(phases.map((phase, i) => readLog(phase, folders[i])));
   await writeDrawing(join(o.out, "curve.png"), trainingCurve(logs));
   console.log(phaseTable(logs));
@@ -80,6 +87,11 @@ const command = new Command("train-default")
   .requiredOption("--photos <dir>", "folder of training photos, 256 pixels high or more")
   .requiredOption("--masks <dir>", "folder of masks, white = hole; half of the masks are drawn")
   .option("--validation <dir>", "folder of validation photos")
+  .option(
+    "--vgg-path <file>",
+    "VGG16 or VGG19 weights for the last phase; auto downloads torchvision's VGG16 once",
+    "auto",
+  )
   .option("--out <dir>", "folder of the phases' runs", "runs/default")
   .option(
     "--continue <steps>",

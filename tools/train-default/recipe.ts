@@ -2,8 +2,8 @@
  * How the network that comes with the package is trained: the options of `pconv-train`, phase by phase.
  *
  * Small pictures first, because a step costs in proportion to its pixels; then batch norm frozen and pictures as large as the
- * evaluation's, where holes are twice as thick; then on top of the smooth interpolation of the holes. The perceptual and style terms cost ten
- * times the network itself, and a hundred steps of them made it worse (docs/ablations.md): they wait for a longer training.
+ * evaluation's, where holes are twice as thick; then on top of the smooth interpolation of the holes. The perceptual and style terms, which
+ * cost ten times the network itself, come last and weak: the paper's weight of style draws patterns into large holes (docs/ablations.md).
  */
 
 /** The network: 1.6 M parameters, 3.2 MB in half precision. */
@@ -19,6 +19,8 @@ export interface Phase {
   readonly imageSize: number;
   /** It begins with the smooth interpolation and a last layer of zeros, see `addBase`. */
   readonly newBase?: true | undefined;
+  /** With the perceptual and style terms. */
+  readonly vgg?: true;
   readonly options: readonly string[];
 }
 
@@ -50,6 +52,14 @@ export const PHASES: readonly Phase[] = [
       ...["--base", "harmonic"],
       ...["--stage", "finetune", "--drawn-masks", "0.4", "--drawn-images", "0.05", "--min-crop", "0.7", "--seed", "4"],
       ...["--lr", "8e-4", "--lr-schedule", "cosine", "--lr-warmup", "50", "--ema", "0.998"],
+    ],
+  },
+  {
+    ...{ name: "5-vgg", steps: 2000, batchSize: 1, imageSize: 256, vgg: true },
+    options: [
+      ...["--base", "harmonic", "--loss-weights", "styleOut=1", "styleComp=1"],
+      ...["--stage", "finetune", "--drawn-masks", "0.4", "--drawn-images", "0.05", "--min-crop", "0.7", "--seed", "5"],
+      ...["--lr", "2e-4", "--lr-schedule", "cosine", "--lr-warmup", "100", "--ema", "0.998"],
     ],
   },
 ];
